@@ -1,0 +1,5 @@
+"""Efficient attention for vision in PyTorch."""
+
+from regard import attention
+
+__all__ = ["attention"]

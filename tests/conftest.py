@@ -1,0 +1,24 @@
+"""Prints the contract as a table of mechanism by check at the end of a run."""
+
+import re
+from collections import defaultdict
+
+CONTRACT = re.compile(r"test_contract\.py::(?:\w+::)?test_(\w+)\[(?:torch\.)?(\w+?)[-\]]")
+
+
+def pytest_terminal_summary(terminalreporter):
+    counts = defaultdict(lambda: defaultdict(lambda: [0, 0]))
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.stats.get(outcome, []):
+            if found := CONTRACT.search(report.nodeid):
+                check, mechanism = found.groups()
+                counts[check][mechanism][outcome == "failed"] += 1
+    mechanisms = sorted({name for row in counts.values() for name in row})
+    if not mechanisms:
+        return
+    terminalreporter.section("contract: calls passed (failed) by mechanism and check")
+    width = max(map(len, mechanisms)) + 2
+    terminalreporter.line(" " * 36 + "".join(name.rjust(width) for name in mechanisms))
+    for check, row in sorted(counts.items()):
+        cells = (f"{row[m][0]}" + (f" ({row[m][1]})" if row[m][1] else "") if m in row else "-" for m in mechanisms)
+        terminalreporter.line(check.ljust(36) + "".join(cell.rjust(width) for cell in cells))
