@@ -1,0 +1,38 @@
+# What people and CI run. Every target installs what it needs into .venv and can be run first, and again.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+JOBS ?= 2
+
+.PHONY: help demo test check docs clean
+help:
+	@echo "make demo    train, evaluate and try two small networks on handwritten digits"
+	@echo "make test    run the tests"
+	@echo "make check   run the linter, the formatter's check and the type checker"
+	@echo "make docs    build the documentation into site/"
+	@echo "make clean   remove everything that the other targets made"
+
+demo: $(VENV)/train.installed
+	$(BIN)/regard demo --out runs/demo
+
+test: $(VENV)/dev.installed
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --quiet
+
+check: $(VENV)/dev.installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+docs: $(VENV)/docs.installed
+	$(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf $(VENV) build dist site runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(BIN)/pip:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+
+$(VENV)/%.installed: pyproject.toml | $(BIN)/pip
+	$(BIN)/pip install --quiet --editable '.[$*]'
+	@touch $@

@@ -1,0 +1,80 @@
+"""The layout is a promise: which part may import which, how long a file may be, how light an import is."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "regard"
+FILES = sorted(SOURCE.rglob("*.py"))
+LEVELS = (
+    {"errors"},
+    {"_extras"},
+    {"attention", "layers", "checkpoint"},
+    {"models"},
+    {"surgery", "compat", "explain", "benchmark", "training", "export"},
+    {"cli"},
+)
+LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
+
+
+def part_of(path):
+    return path.relative_to(SOURCE).with_suffix("").parts[0]
+
+
+def imported(path):
+    """The modules of regard that a file imports, wherever in the file it does."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "regard":
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}".split(".")
+        elif isinstance(node, ast.Import):
+            yield from (alias.name.split(".") for alias in node.names if alias.name.split(".")[0] == "regard")
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if part_of(path) != "__init__"], ids=str)
+def test_imports_go_down(path):
+    mine = part_of(path)
+    for module in imported(path):
+        other = module[1] if len(module) > 1 else "__init__"
+        allowed = other == mine or LEVEL.get(other, len(LEVELS)) < LEVEL[mine]
+        assert allowed, f"{mine} must not import regard.{other}"
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.glob("attention/*/reference.py")), ids=lambda path: path.parent.name)
+def test_references_stand_alone(path):
+    """An oracle imports nothing of ours; the pooled family's core is part of its three references."""
+    assert {".".join(module[:3]) for module in imported(path)} <= {"regard.attention._pooling"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_files_stay_short(path):
+    assert len(path.read_text().splitlines()) <= 400
+
+
+def test_no_switches_outside_the_arguments():
+    for path in FILES:
+        text = path.read_text()
+        for word in ("os.environ", "getenv", "strict=False", "weights_only=False"):
+            found = [line for line in text.splitlines() if word in line and "zip(" not in line]
+            assert not found, f"{path}: {found}"
+
+
+def test_import_is_light():
+    program = """
+import sys, time
+import torch
+begin = time.perf_counter()
+import regard
+print(time.perf_counter() - begin)
+print([name for name in ("timm", "matplotlib", "onnx", "sklearn", "accelerate", "typer") if name in sys.modules])
+"""
+    seconds = []
+    for _ in range(3):
+        lines = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+        time, modules = lines.splitlines()
+        assert modules == "[]"
+        seconds.append(float(time))
+    assert min(seconds) <= 0.3
