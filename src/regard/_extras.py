@@ -21,6 +21,7 @@ def require(module: str, extra: str) -> ModuleType:
     try:
         return import_module(module)
     except ImportError as error:
+        package = module.partition(".")[0]
         raise MissingDependencyError(
-            f"this needs the package {module.partition('.')[0]!r} ({error}); install it with: pip install 'regard[{extra}]'"
+            f"this needs the package {package!r} ({error}); install it with: pip install 'regard[{extra}]'"
         ) from error

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from budget import assert_definition
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from budget import assert_definition
 from golden.weights import image
 from regard.attention import (
     NeighborhoodAttention1d,

@@ -12,6 +12,8 @@ from regard.errors import OptionError, ShapeError
 
 T = TypeVar("T", int, bool)
 
+LAYOUT = "[B, *grid, nh, hd] with a grid of 1, 2 or 3 axes"
+
 
 def check_tensors(tensors: Mapping[str, Tensor | None]) -> None:
     """Check that the arguments are floating-point tensors of one dtype on one device; None is an absent argument."""
@@ -47,6 +49,14 @@ def check_shape(name: str, tensor: Tensor, expected: Sequence[int | None], rule:
         return
     pattern = ", ".join("any" if size is None else str(size) for size in expected)
     raise ShapeError(f"{name} {rule}: expected [{pattern}], got {shape(tensor)}")
+
+
+def check_query_key(query: Tensor, key: Tensor) -> None:
+    """Check query and key of a mechanism in which every query sees every key: their grids may differ."""
+    check_grid_tensor("query", query, (4, 5, 6), LAYOUT)
+    check_grid_tensor("key", key, (4, 5, 6), LAYOUT)
+    expected = (query.shape[0], *[None] * (key.ndim - 3), *query.shape[-2:])
+    check_shape("key", key, expected, "must equal query's shape but for its grid")
 
 
 def per_axis(name: str, value: T | Sequence[T], axes: int, minimum: int = 0) -> tuple[T, ...]:

@@ -34,4 +34,5 @@ __all__ = [
     "neighborhood_attention",
     "neighborhood_bias_index",
     "neighborhood_weights",
+    "unsupported_reasons",
 ]

@@ -7,15 +7,13 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from regard.attention import _checks
+from regard.attention._grid import crop_grid, pad_grid
 from regard.attention._mechanism import Backend, choose_backend
 from regard.attention.neighborhood import reference
 from regard.attention.neighborhood.reference import Axis
 from regard.errors import ShapeError
-
-LAYOUT = "[B, *grid, nh, hd] with a grid of 1, 2 or 3 axes"
 
 
 def neighborhood_attention(
@@ -167,22 +165,6 @@ def unsupported_reasons(
 NO_KERNEL = "this version of regard has no fused kernel for neighborhood attention"
 
 
-def pad_grid(tensor: Tensor, extent: Sequence[int]) -> Tensor:
-    """Append zeros to the grid axes, which follow the batch, up to at least `extent`."""
-    missing = [max(least - length, 0) for length, least in zip(tensor.shape[1:], extent, strict=False)]
-    if not any(missing):
-        return tensor
-    trailing = tensor.ndim - 1 - len(missing)
-    return pad(tensor, [0, 0] * trailing + [side for amount in reversed(missing) for side in (0, amount)])
-
-
-def crop_grid(tensor: Tensor, grid: Sequence[int]) -> Tensor:
-    """Cut the grid axes, which follow the batch, back to `grid`."""
-    for axis, length in enumerate(grid, start=1):
-        tensor = tensor.narrow(axis, 0, length) if tensor.shape[axis] != length else tensor
-    return tensor
-
-
 def _check(
     query: Tensor,
     key: Tensor,
@@ -196,7 +178,7 @@ def _check(
     small_grid: str,
 ) -> tuple[Axis, ...]:
     _checks.check_tensors({"query": query, "key": key, "value": value, "bias": bias})
-    _checks.check_grid_tensor("query", query, (4, 5, 6), LAYOUT)
+    _checks.check_grid_tensor("query", query, (4, 5, 6), _checks.LAYOUT)
     _checks.check_probability("dropout_p", dropout_p)
     _checks.check_shape("key", key, query.shape, "must equal query's shape")
     _checks.check_shape("value", value, (*query.shape[:-1], None), "must equal query's shape but for its last axis")

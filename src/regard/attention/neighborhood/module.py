@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from regard.attention import _checks
+from regard.attention._grid import crop_grid, pad_grid
 from regard.attention._mechanism import Backend
-from regard.attention.neighborhood.function import crop_grid, neighborhood_attention, pad_grid
+from regard.attention.neighborhood.function import neighborhood_attention
 
 
 class _NeighborhoodAttention(nn.Module):

@@ -1,0 +1,135 @@
+"""Additive attention (Fastformer): every query sees two pooled context vectors."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from regard.attention import _checks
+from regard.attention._mechanism import Backend, choose_backend
+from regard.attention.additive import reference
+
+
+def additive_attention(
+    query: Tensor,
+    key: Tensor,
+    query_weight: Tensor,
+    key_weight: Tensor,
+    *,
+    query_bias: Tensor | None = None,
+    key_bias: Tensor | None = None,
+    scale: float | None = None,
+    backend: Backend = None,
+) -> Tensor:
+    r"""Multiply every query with a global key, which has been pooled from the keys under a global query.
+
+    $$ \alpha = \mathrm{softmax}_n(s\,(W_q q_n + b_q)), \quad g_q = \sum_n \alpha_n q_n, \quad p_n = k_n \odot g_q $$
+    $$ \beta = \mathrm{softmax}_n(s\,(W_k p_n + b_k)), \quad g_k = \sum_n \beta_n p_n, \quad u_n = q_n \odot g_k $$
+
+    The softmax runs over the tokens, separately for every head. A head's scores are read from the channels of all
+    heads; its pooled vectors hold its own channels. The query is the value: there is no third projection.
+
+    Args:
+        query: `[B, *grid, nh, hd]`, a grid of one, two or three axes; may be a strided view.
+        key: `[B, *grid, nh, hd]`.
+        query_weight: `[nh, nh * hd]`, scores the queries.
+        key_weight: `[nh, nh * hd]`, scores the products of key and global query.
+        query_bias: `[nh]`. One constant for all tokens: the softmax cancels it. Published weights have it.
+        key_bias: `[nh]`, likewise.
+        scale: factor on the scores, bias included, hd ** -0.5 if None.
+        backend: None takes the fused kernel where one can serve, else the reference; "fused" or "reference" insist.
+
+    Returns:
+        `[B, *grid, nh, hd]`, u of the formula. `AdditiveAttention` projects it and adds the query.
+
+    Raises:
+        ShapeError: sizes that do not fit together.
+        TypeError: integer tensors, mixed dtypes or devices.
+        UnsupportedError: `backend="fused"` and no fused kernel serves the call.
+
+    Cost:
+        B * N * C * (4 * nh + 6) FLOPs for N tokens of C = nh * hd channels. Reads 2 * B * N * C elements and writes
+        B * N * C; the reference has temporaries of that size.
+
+    Precision:
+        The reference computes in the inputs' dtype.
+
+    Source:
+        Fastformer (arXiv 2108.09084); `FastSelfAttention` of wuch15/Fastformer, Fastformer.ipynb.
+
+    Example:
+        >>> import torch
+        >>> q, k = torch.randn(2, 1, 14, 14, 2, 16).unbind()
+        >>> additive_attention(q, k, torch.randn(2, 32), torch.randn(2, 32)).shape
+        torch.Size([1, 14, 14, 2, 16])
+    """
+    _check(query, key, query_weight, key_weight, query_bias, key_bias)
+    choose_backend(backend, [NO_KERNEL])
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    return reference.additive_attention(query, key, query_weight, key_weight, query_bias, key_bias, scale)
+
+
+def additive_weights(
+    query: Tensor,
+    key: Tensor,
+    query_weight: Tensor,
+    key_weight: Tensor,
+    *,
+    query_bias: Tensor | None = None,
+    key_bias: Tensor | None = None,
+    scale: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the weights with which `additive_attention` pools, for the same arguments.
+
+    Returns:
+        alpha, which pools the global query, and beta, which pools the global key: `[B, *grid, nh]` each, summing to 1
+        over the grid.
+
+    Example:
+        >>> import torch
+        >>> q, k = torch.randn(2, 1, 9, 2, 8).unbind()
+        >>> alpha, beta = additive_weights(q, k, torch.randn(2, 16), torch.randn(2, 16))
+        >>> alpha.shape, beta.shape
+        (torch.Size([1, 9, 2]), torch.Size([1, 9, 2]))
+    """
+    _check(query, key, query_weight, key_weight, query_bias, key_bias)
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    return reference.additive_weights(query, key, query_weight, key_weight, query_bias, key_bias, scale)
+
+
+def unsupported_reasons(
+    query: Tensor,
+    key: Tensor,
+    query_weight: Tensor,
+    key_weight: Tensor,
+    *,
+    query_bias: Tensor | None = None,
+    key_bias: Tensor | None = None,
+    scale: float | None = None,
+) -> list[str]:
+    """Say why `additive_attention` has no fused kernel for these arguments; empty if it has one."""
+    _check(query, key, query_weight, key_weight, query_bias, key_bias)
+    return [NO_KERNEL]
+
+
+NO_KERNEL = "this version of regard has no fused kernel for additive attention"
+
+
+def _check(
+    query: Tensor,
+    key: Tensor,
+    query_weight: Tensor,
+    key_weight: Tensor,
+    query_bias: Tensor | None,
+    key_bias: Tensor | None,
+) -> None:
+    projections = {"query_weight": query_weight, "key_weight": key_weight}
+    biases = {"query_bias": query_bias, "key_bias": key_bias}
+    _checks.check_tensors({"query": query, "key": key, **projections, **biases})
+    _checks.check_grid_tensor("query", query, (4, 5, 6), _checks.LAYOUT)
+    _checks.check_shape("key", key, query.shape, "must equal query's shape")
+    heads, channels = query.shape[-2:]
+    for name, weight in projections.items():
+        _checks.check_shape(name, weight, (heads, heads * channels), "is [nh, nh * hd]")
+    for name, bias in biases.items():
+        if bias is not None:
+            _checks.check_shape(name, bias, (heads,), "is [nh]")

@@ -1,0 +1,71 @@
+"""Additive attention as a module, with the parameters of Fastformer's official PyTorch code."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from regard.attention import _checks
+from regard.attention._mechanism import Backend
+from regard.attention.additive.function import additive_attention
+
+
+class AdditiveAttention(nn.Module):
+    """Multi-head additive attention over `[B, *grid, C]`, a grid of one, two or three axes.
+
+    Computes transform(u) + q, u from `additive_attention`. The dense layer, dropout and residual layer norm that
+    Fastformer's layer puts around it are not part of it.
+
+    Args:
+        dim: channels C.
+        num_heads: heads nh; dim must be divisible by it.
+        qkv_bias: whether the query and key projections have a bias.
+        proj_drop: dropout of the output.
+        backend: see `additive_attention`.
+
+    Source:
+        `FastSelfAttention` of wuch15/Fastformer, Fastformer.ipynb: same parameters, same arithmetic.
+
+    Example:
+        >>> import torch
+        >>> AdditiveAttention(64, num_heads=4)(torch.randn(1, 14, 14, 64)).shape
+        torch.Size([1, 14, 14, 64])
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int = 8,
+        *,
+        qkv_bias: bool = True,
+        proj_drop: float = 0.0,
+        backend: Backend = None,
+    ) -> None:
+        super().__init__()
+        self.head_dim = _checks.head_dim(dim, num_heads)
+        self.num_heads = num_heads
+        self.backend = backend
+        self.query = nn.Linear(dim, dim, bias=qkv_bias)
+        self.key = nn.Linear(dim, dim, bias=qkv_bias)
+        self.query_att = nn.Linear(dim, num_heads)
+        self.key_att = nn.Linear(dim, num_heads)
+        self.transform = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend over a grid, `[B, *grid, C]` to the same shape."""
+        _checks.check_grid_tensor("x", x, (3, 4, 5), "[B, *grid, C] with a grid of 1, 2 or 3 axes")
+        query = self.query(x)
+        out = additive_attention(
+            query.unflatten(-1, (self.num_heads, self.head_dim)),
+            self.key(x).unflatten(-1, (self.num_heads, self.head_dim)),
+            self.query_att.weight.to(query.dtype),
+            self.key_att.weight.to(query.dtype),
+            query_bias=self.query_att.bias.to(query.dtype),
+            key_bias=self.key_att.bias.to(query.dtype),
+            backend=self.backend,
+        )
+        return self.proj_drop(self.transform(out.flatten(-2)) + query)
+
+    def extra_repr(self) -> str:
+        """Name what the parameters' shapes do not tell."""
+        return f"num_heads={self.num_heads}"

@@ -1,0 +1,115 @@
+"""Separable attention (MobileViTv2): every token sees one pooled key, apart for every position inside a patch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from regard.attention import _checks
+from regard.attention._mechanism import Backend, choose_backend
+from regard.attention.separable import reference
+from regard.errors import ShapeError
+
+LAYOUT = "[B, *grid, C] with a grid of 1, 2 or 3 axes"
+
+
+def separable_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    patch_size: int | Sequence[int] = 1,
+    dropout_p: float = 0.0,
+    backend: Backend = None,
+) -> Tensor:
+    r"""Multiply every rectified value with one key, pooled over the patches.
+
+    $$ s = \mathrm{softmax}_n(q), \quad c = \sum_n s_n k_n, \quad y_n = \mathrm{relu}(v_n) \odot c $$
+
+    The grid is cut into patches of `patch_size`, and n counts the patches: positions attend to one another if they
+    have the same place in their patches, which is equal remainders by `patch_size`, and never mix otherwise. With a
+    patch_size of 1 all positions attend to one another. The query is the score itself; there is no scale.
+
+    Args:
+        query: `[B, *grid, 1]`, one score per key; a grid of one, two or three axes.
+        key: `[B, *grid, C]`.
+        value: `[B, *grid_v, C]`. Its grid may differ from the key's, which makes the call cross-attention: query and
+            key come from one feature map, value from the other.
+        patch_size: positions of a patch per axis; divides both grids. MobileViTv2 uses 2 on an image. On a tensor that
+            is unfolded already, `[B, P, N, C]` with P positions and N patches, it is (P, 1); 1 would mix the positions.
+        dropout_p: probability of dropping an attention weight.
+        backend: None takes the fused kernel where one can serve, else the reference; "fused" or "reference" insist.
+
+    Returns:
+        `[B, *grid_v, C]`.
+
+    Raises:
+        ShapeError: sizes that do not fit together, or a grid that patch_size does not divide.
+        TypeError: integer tensors, mixed dtypes or devices.
+        UnsupportedError: `backend="fused"` and no fused kernel serves the call.
+
+    Cost:
+        2 * B * (M + N) * C FLOPs for M keys and N values. Reads B * (M + N) * C elements and writes B * N * C; the
+        reference has temporaries of that size.
+
+    Precision:
+        The reference computes in the inputs' dtype.
+
+    Source:
+        MobileViTv2 (arXiv 2206.02680); `LinearSelfAttention` of apple/ml-cvnets, cvnets/layers/linear_attention.py.
+
+    Example:
+        >>> import torch
+        >>> scores, k, v = torch.randn(1, 16, 16, 1), torch.randn(1, 16, 16, 32), torch.randn(1, 16, 16, 32)
+        >>> separable_attention(scores, k, v, patch_size=2).shape
+        torch.Size([1, 16, 16, 32])
+    """
+    patch = _check(query, key, value, patch_size, dropout_p)
+    choose_backend(backend, [NO_KERNEL])
+    return reference.separable_attention(query, key, value, patch, dropout_p)
+
+
+def separable_weights(query: Tensor, *, patch_size: int | Sequence[int] = 1) -> Tensor:
+    """Return the weights with which `separable_attention` pools, before dropout; neither key nor value is needed.
+
+    Returns:
+        `[B, *grid]`; they sum to 1 over the patches, for every position inside a patch.
+
+    Example:
+        >>> import torch
+        >>> separable_weights(torch.zeros(1, 4, 6, 1), patch_size=2)[0, 0, 0]
+        tensor(0.1667)
+    """
+    return reference.separable_weights(query, _check(query, query, query, patch_size, 0.0))
+
+
+def unsupported_reasons(
+    query: Tensor, key: Tensor, value: Tensor, *, patch_size: int | Sequence[int] = 1, dropout_p: float = 0.0
+) -> list[str]:
+    """Say why `separable_attention` has no fused kernel for these arguments; empty if it has one."""
+    _check(query, key, value, patch_size, dropout_p)
+    return [NO_KERNEL]
+
+
+NO_KERNEL = "this version of regard has no fused kernel for separable attention"
+
+
+def _check(
+    query: Tensor, key: Tensor, value: Tensor, patch_size: int | Sequence[int], dropout_p: float
+) -> tuple[int, ...]:
+    _checks.check_tensors({"query": query, "key": key, "value": value})
+    _checks.check_grid_tensor("key", key, (3, 4, 5), LAYOUT)
+    _checks.check_probability("dropout_p", dropout_p)
+    batch, *grid, channels = key.shape
+    _checks.check_shape("query", query, (batch, *grid, 1), "holds one score for every position of key")
+    shared = (batch, *(None for _ in grid), channels)
+    _checks.check_shape("value", value, shared, "must have key's batch, number of grid axes and channels")
+    patch = _checks.per_axis("patch_size", patch_size, len(grid), minimum=1)
+    for name, tensor in (("key", key), ("value", value)):
+        if any(length % size for length, size in zip(tensor.shape[1:-1], patch, strict=True)):
+            raise ShapeError(
+                f"patch_size must divide the grid of {name} {tuple(tensor.shape[1:-1])}, got {patch_size}; resize the "
+                "feature map to a multiple of it first, as MobileViTv2 does"
+            )
+    return patch

@@ -1,0 +1,27 @@
+"""Softmax attention (Transformer, ViT; CaiT's class attention): every query sees every key."""
+
+from regard.attention._mechanism import Mechanism
+from regard.attention.softmax.function import softmax_attention, softmax_weights, unsupported_reasons
+from regard.attention.softmax.module import Attention, ClassAttention
+from regard.attention.softmax.samples import SAMPLES
+
+MECHANISM = Mechanism(
+    name="softmax",
+    function=softmax_attention,
+    weights=softmax_weights,
+    unsupported_reasons=unsupported_reasons,
+    modules=(Attention, ClassAttention),
+    samples=SAMPLES,
+    origin="Transformer, ViT, CaiT",
+    paper="1706.03762",
+    summary="every token; optional bias and relative positions",
+)
+
+__all__ = [
+    "MECHANISM",
+    "Attention",
+    "ClassAttention",
+    "softmax_attention",
+    "softmax_weights",
+    "unsupported_reasons",
+]

@@ -1,0 +1,148 @@
+"""Talking-heads attention: softmax attention whose heads are mixed before and after the softmax."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from regard.attention import _checks
+from regard.attention._mechanism import Backend, choose_backend
+from regard.attention.talking_heads import reference
+
+NO_KERNEL = "this version of regard has no fused kernel for talking-heads attention"
+
+
+def talking_heads_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    logits_mix: Tensor,
+    weights_mix: Tensor,
+    *,
+    logits_bias: Tensor | None = None,
+    weights_bias: Tensor | None = None,
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+    backend: Backend = None,
+) -> Tensor:
+    r"""Attend from every query to every key, with heads mixed before and after the softmax.
+
+    $$ L = P_l\, (s\, Q K^\top) + b_l \qquad U = P_w\, \mathrm{softmax}(L) + b_w \qquad Y = U V $$
+
+    Both products with P act on the heads alone. The three head counts may differ: h_k of query and key, h of the
+    softmax, h_v of value.
+
+    Args:
+        query: `[B, *grid, h_k, hd]`, a grid of one, two or three axes, N positions; may be a strided view.
+        key: `[B, *grid, h_k, hd]`, M positions; the grid may differ from query's.
+        value: `[B, *grid, h_v, hd_v]`, on key's grid.
+        logits_mix: P_l, `[h, h_k]`: row by softmax head, as `nn.Linear` keeps it.
+        weights_mix: P_w, `[h_v, h]`.
+        logits_bias: b_l, `[h]`. It is the same for all keys of a head, so the softmax cancels it; it has no effect and
+            no gradient, and is here because the published checkpoints hold one.
+        weights_bias: b_w, `[h_v]`: adds b times the sum of all values.
+        scale: factor on the dot products, hd ** -0.5 if None.
+        dropout_p: probability of dropping a mixed weight.
+        backend: None takes the fused kernel where one can serve, else the reference; "fused" or "reference" insist.
+
+    Returns:
+        `[B, *grid, h_v, hd_v]` on query's grid.
+
+    Raises:
+        ShapeError: sizes that do not fit together.
+        TypeError: integer tensors, mixed dtypes or devices.
+        UnsupportedError: `backend="fused"` and no fused kernel serves the call.
+
+    Cost:
+        2 * B * N * M * (h_k * hd + h * (h_k + h_v) + h_v * hd_v) FLOPs. The reference holds B * N * M elements for each
+        of the h_k, h and h_v heads.
+
+    Precision:
+        The reference computes in the inputs' dtype.
+
+    Source:
+        Talking-Heads Attention (arXiv 2003.02436, section 3); biases and order as in CaiT, `Attention_talking_head` in
+        facebookresearch/deit, cait_models.py.
+
+    Example: six heads for queries and keys, four softmaxes, two heads of values.
+        >>> import torch
+        >>> q, k = torch.randn(2, 1, 7, 7, 6, 16).unbind()
+        >>> v = torch.randn(1, 7, 7, 2, 16)
+        >>> talking_heads_attention(q, k, v, torch.randn(4, 6), torch.randn(2, 4)).shape
+        torch.Size([1, 7, 7, 2, 16])
+    """
+    _check(query, key, value, logits_mix, weights_mix, logits_bias, weights_bias, dropout_p)
+    choose_backend(backend, [NO_KERNEL])
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    return reference.talking_heads_attention(
+        query, key, value, logits_mix, weights_mix, logits_bias, weights_bias, scale, dropout_p
+    )
+
+
+def talking_heads_weights(
+    query: Tensor,
+    key: Tensor,
+    logits_mix: Tensor,
+    weights_mix: Tensor,
+    *,
+    logits_bias: Tensor | None = None,
+    weights_bias: Tensor | None = None,
+    scale: float | None = None,
+) -> Tensor:
+    """Return the weights that `talking_heads_attention` applies to the values, for the same arguments.
+
+    Returns:
+        `[B, h_v, N, M]`, after the second mix, positions in row-major order of their grids. A mix of softmax rows is no
+        softmax row: rows need not sum to 1, and weights may be negative.
+
+    Example:
+        >>> import torch
+        >>> q, k = torch.randn(2, 1, 9, 4, 8).unbind()
+        >>> talking_heads_weights(q, k, torch.randn(4, 4), torch.randn(4, 4)).shape
+        torch.Size([1, 4, 9, 9])
+    """
+    _check(query, key, None, logits_mix, weights_mix, logits_bias, weights_bias, 0.0)
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    return reference.talking_heads_weights(query, key, logits_mix, weights_mix, logits_bias, weights_bias, scale)
+
+
+def unsupported_reasons(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    logits_mix: Tensor,
+    weights_mix: Tensor,
+    *,
+    logits_bias: Tensor | None = None,
+    weights_bias: Tensor | None = None,
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+) -> list[str]:
+    """Say why `talking_heads_attention` has no fused kernel for these arguments; empty if it has one."""
+    _check(query, key, value, logits_mix, weights_mix, logits_bias, weights_bias, dropout_p)
+    return [NO_KERNEL]
+
+
+def _check(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor | None,
+    logits_mix: Tensor,
+    weights_mix: Tensor,
+    logits_bias: Tensor | None,
+    weights_bias: Tensor | None,
+    dropout_p: float,
+) -> None:
+    tensors = {"query": query, "key": key, "value": value, "logits_mix": logits_mix, "weights_mix": weights_mix}
+    _checks.check_tensors({**tensors, "logits_bias": logits_bias, "weights_bias": weights_bias})
+    _checks.check_query_key(query, key)
+    _checks.check_shape("logits_mix", logits_mix, (None, query.shape[-2]), "is [softmax heads, query's heads]")
+    _checks.check_shape("weights_mix", weights_mix, (None, logits_mix.shape[0]), "is [value's heads, softmax heads]")
+    heads, value_heads = logits_mix.shape[0], weights_mix.shape[0]
+    if value is not None:
+        expected = (*key.shape[:-2], value_heads, None)
+        _checks.check_shape("value", value, expected, "must have key's batch and grid, and weights_mix's heads")
+    if logits_bias is not None:
+        _checks.check_shape("logits_bias", logits_bias, (heads,), "is [softmax heads]")
+    if weights_bias is not None:
+        _checks.check_shape("weights_bias", weights_bias, (value_heads,), "is [value's heads]")
+    _checks.check_probability("dropout_p", dropout_p)

@@ -1,0 +1,200 @@
+"""Window attention: every query sees the tokens of its window, shifted or not, with a relative bias."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from regard.attention import _checks
+from regard.attention._grid import crop_grid, pad_grid
+from regard.attention._mechanism import Backend, choose_backend
+from regard.attention.window import reference
+from regard.errors import ShapeError
+
+NO_KERNEL = "this version of regard has no fused kernel for window attention"
+
+
+def window_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    window_size: int | Sequence[int],
+    *,
+    shift_size: int | Sequence[int] = 0,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+    small_grid: Literal["error", "pad"] = "error",
+    backend: Backend = None,
+) -> Tensor:
+    r"""Attend from every grid position to the positions of its window.
+
+    $$ y_i = \sum_{j \in \mathcal{W}(i)} \mathrm{softmax}_j(s\, q_i \cdot k_j + b_{j - i})\, v_j $$
+
+    Windows tile the grid from its first position, or from `shift_size` on, where the tiles that the borders cut are
+    windows of their own. A grid that is no multiple of the window first gets zeros appended on the right and at the
+    bottom: they are keys like any other, unmasked, and are cropped from the output.
+
+    Args:
+        query: `[B, *grid, nh, hd]`, a grid of one, two or three axes; may be a strided view.
+        key: `[B, *grid, nh, hd]`.
+        value: `[B, *grid, nh, hd_v]`.
+        window_size: tokens per axis.
+        shift_size: where the first whole window begins, less than `window_size`, per axis.
+        bias: relative table `[nh, 2 * w - 1, ...]`, one axis per grid axis, indexed by key minus query plus w - 1.
+            Added to the scaled logits. Swin's own table is the mirror image, query minus key.
+        scale: factor on the dot products, hd ** -0.5 if None.
+        dropout_p: probability of dropping an attention weight.
+        small_grid: what to do where the grid is smaller than the window: raise, or append zeros as above.
+        backend: None takes the fused kernel where one can serve, else the reference; "fused" or "reference" insist.
+
+    Returns:
+        `[B, *grid, nh, hd_v]`.
+
+    Raises:
+        ShapeError: sizes that do not fit together, or a grid smaller than the window.
+        TypeError: integer tensors, mixed dtypes or devices.
+        UnsupportedError: `backend="fused"` and no fused kernel serves the call.
+
+    Cost:
+        2 * B * nh * N * T * (hd + hd_v) FLOPs for N padded grid positions and windows of T tokens. The reference holds
+        B * nh * N * T weights.
+
+    Precision:
+        The reference computes in the inputs' dtype. Tokens of different windows weigh exactly 0; the authors add -100
+        to their logits instead, equal in float32 unless logits differ by dozens.
+
+    Source:
+        Swin Transformer (arXiv 2103.14030, section 3.2); microsoft/Swin-Transformer, models/swin_transformer.py. Pads,
+        then shifts, as its detection code, Hugging Face transformers and torchvision do; timm shifts first.
+
+    Example:
+        >>> q, k, v = torch.randn(3, 1, 14, 14, 2, 16).unbind()
+        >>> window_attention(q, k, v, window_size=7, shift_size=3).shape
+        torch.Size([1, 14, 14, 2, 16])
+    """
+    window, shift = _check(query, key, value, window_size, shift_size, bias, dropout_p, small_grid)
+    choose_backend(backend, [NO_KERNEL])
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    grid = query.shape[1:-2]
+    query, key, value = (pad_grid(tensor, whole_windows(grid, window)) for tensor in (query, key, value))
+    return crop_grid(reference.window_attention(query, key, value, window, shift, bias, scale, dropout_p), grid)
+
+
+def window_weights(
+    query: Tensor,
+    key: Tensor,
+    window_size: int | Sequence[int],
+    *,
+    shift_size: int | Sequence[int] = 0,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    small_grid: Literal["error", "pad"] = "error",
+) -> Tensor:
+    """Return the attention weights that `window_attention` applies, for the same arguments.
+
+    Returns:
+        `[B, *n_windows, nh, T, T]`: the windows of the padded grid, rolled backwards by `shift_size`, and their
+        T = prod(window_size) tokens in row-major order; each row sums to 1.
+
+    Example: a grid of 10 x 10 is padded to 14 x 14.
+        >>> q, k = torch.randn(2, 1, 10, 10, 2, 8).unbind()
+        >>> window_weights(q, k, window_size=7).shape
+        torch.Size([1, 2, 2, 2, 49, 49])
+    """
+    window, shift = _check(query, key, key, window_size, shift_size, bias, 0.0, small_grid)
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    padded = whole_windows(query.shape[1:-2], window)
+    return reference.window_weights(pad_grid(query, padded), pad_grid(key, padded), window, shift, bias, scale)
+
+
+def window_bias_index(window_size: Sequence[int]) -> Tensor:
+    """Index a flattened relative bias table for every query and key of a window.
+
+    `table.flatten(1)[:, index]` is the bias of `window_attention`, `[nh, T, T]`. The index grows with key minus query;
+    it is the transpose of Swin's `relative_position_index`, which grows with query minus key.
+
+    Args:
+        window_size: tokens per axis, one number for each.
+
+    Returns:
+        int64, `[T, T]`, T = prod(window_size) tokens in row-major order.
+
+    Example: the first of three tokens sees offsets 0, 1, 2 of -2 ... 2.
+        >>> window_bias_index((3,)).tolist()
+        [[2, 3, 4], [1, 2, 3], [0, 1, 2]]
+    """
+    window = _checks.per_axis("window_size", window_size, len(window_size), minimum=1)
+    return reference.window_bias_index(window, torch.device("cpu"))
+
+
+def unsupported_reasons(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    window_size: int | Sequence[int],
+    *,
+    shift_size: int | Sequence[int] = 0,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+    small_grid: Literal["error", "pad"] = "error",
+) -> list[str]:
+    """Say why `window_attention` has no fused kernel for these arguments; empty if it has one."""
+    _check(query, key, value, window_size, shift_size, bias, dropout_p, small_grid)
+    return [NO_KERNEL]
+
+
+def whole_windows(grid: Sequence[int], window: Sequence[int]) -> list[int]:
+    """Round a grid up to whole windows."""
+    return [-(-length // size) * size for length, size in zip(grid, window, strict=True)]
+
+
+def _check(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    window_size: int | Sequence[int],
+    shift_size: int | Sequence[int],
+    bias: Tensor | None,
+    dropout_p: float,
+    small_grid: str,
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    _checks.check_tensors({"query": query, "key": key, "value": value, "bias": bias})
+    _checks.check_grid_tensor("query", query, (4, 5, 6), _checks.LAYOUT)
+    _checks.check_probability("dropout_p", dropout_p)
+    _checks.check_shape("key", key, query.shape, "must equal query's shape")
+    _checks.check_shape("value", value, (*query.shape[:-1], None), "must equal query's shape but for its last axis")
+    grid = query.shape[1:-2]
+    window, shift = check_window(len(grid), window_size, shift_size)
+    check_small_grid(grid, window, small_grid)
+    if bias is not None:
+        table = (query.shape[-2], *(2 * size - 1 for size in window))
+        _checks.check_shape("bias", bias, table, "is [nh, 2 * window_size - 1 per axis]")
+    return window, shift
+
+
+def check_window(
+    axes: int, window_size: int | Sequence[int], shift_size: int | Sequence[int]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Check window and shift against one another and expand them per axis."""
+    window = _checks.per_axis("window_size", window_size, axes, minimum=1)
+    shift = _checks.per_axis("shift_size", shift_size, axes)
+    if any(step >= size for step, size in zip(shift, window, strict=True)):
+        raise ShapeError(
+            f"shift_size must be less than window_size, got {shift_size=} and {window_size=}; use 0 for none"
+        )
+    return window, shift
+
+
+def check_small_grid(grid: Sequence[int], window: Sequence[int], small_grid: str) -> None:
+    """Check that every axis holds a window, or that the caller wants it padded."""
+    _checks.check_word("small_grid", small_grid, ("error", "pad"))
+    if small_grid == "error" and any(size > length for size, length in zip(window, grid, strict=True)):
+        raise ShapeError(
+            f"window_size must fit the grid {tuple(grid)}, got {tuple(window)}; "
+            "make it smaller, or pass small_grid='pad'"
+        )
