@@ -3,7 +3,7 @@
 import re
 from collections import defaultdict
 
-CONTRACT = re.compile(r"test_contract\.py::(?:\w+::)?test_(\w+)\[(?:torch\.)?(\w+?)[-\]]")
+CONTRACT = re.compile(r"attention/test_contract\.py::(?:\w+::)?test_(\w+)\[(?:torch\.)?(\w+?)[-\]]")
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -1,5 +1,98 @@
-"""Efficient attention for vision in PyTorch."""
+"""Efficient attention for vision in PyTorch: mechanisms, the backbones built on them, and their checkpoints."""
 
-from regard import attention
+from importlib.metadata import PackageNotFoundError, version
 
-__all__ = ["attention"]
+from regard.attention import (
+    MECHANISMS,
+    AdditiveAttention,
+    Attention,
+    Backend,
+    ClassAttention,
+    EfficientAdditiveAttention,
+    Mechanism,
+    NeighborhoodAttention1d,
+    NeighborhoodAttention2d,
+    NeighborhoodAttention3d,
+    Sample,
+    SeparableAttention,
+    TalkingHeadsAttention,
+    WindowAttention,
+    additive_attention,
+    additive_weights,
+    efficient_additive_attention,
+    efficient_additive_weights,
+    neighborhood_attention,
+    neighborhood_bias_index,
+    neighborhood_weights,
+    separable_attention,
+    separable_weights,
+    set_backend,
+    softmax_attention,
+    softmax_weights,
+    talking_heads_attention,
+    talking_heads_weights,
+    window_attention,
+    window_bias_index,
+    window_weights,
+)
+from regard.errors import (
+    CheckpointError,
+    DataError,
+    MissingDependencyError,
+    OptionError,
+    RegardError,
+    ShapeError,
+    UnsupportedError,
+)
+from regard.models import MODELS, create_model, list_models, load_weights, save_weights
+
+try:
+    __version__ = version("regard")
+except PackageNotFoundError:  # used from its sources, not installed
+    __version__ = "0.0.0"
+
+__all__ = [
+    "MECHANISMS",
+    "MODELS",
+    "AdditiveAttention",
+    "Attention",
+    "Backend",
+    "CheckpointError",
+    "ClassAttention",
+    "DataError",
+    "EfficientAdditiveAttention",
+    "Mechanism",
+    "MissingDependencyError",
+    "NeighborhoodAttention1d",
+    "NeighborhoodAttention2d",
+    "NeighborhoodAttention3d",
+    "OptionError",
+    "RegardError",
+    "Sample",
+    "SeparableAttention",
+    "ShapeError",
+    "TalkingHeadsAttention",
+    "UnsupportedError",
+    "WindowAttention",
+    "additive_attention",
+    "additive_weights",
+    "create_model",
+    "efficient_additive_attention",
+    "efficient_additive_weights",
+    "list_models",
+    "load_weights",
+    "neighborhood_attention",
+    "neighborhood_bias_index",
+    "neighborhood_weights",
+    "save_weights",
+    "separable_attention",
+    "separable_weights",
+    "set_backend",
+    "softmax_attention",
+    "softmax_weights",
+    "talking_heads_attention",
+    "talking_heads_weights",
+    "window_attention",
+    "window_bias_index",
+    "window_weights",
+]

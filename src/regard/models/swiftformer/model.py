@@ -1,0 +1,196 @@
+"""SwiftFormer: a pyramid of convolutional blocks, the last one of each stage with efficient additive attention.
+
+Images and features are NCHW in channels-last memory. Dense layers and attention see them as `[B, H, W, C]` views, so
+nothing is copied between the layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu
+
+from regard.attention import EfficientAdditiveAttention
+from regard.errors import ShapeError
+from regard.layers import Blocks, DropPath, LayerScale, drop_path_rates
+from regard.models._backbone import Backbone, initialise
+from regard.models.swiftformer.checkpoint import NAMINGS
+from regard.models.swiftformer.variants import VARIANTS, SwiftFormerConfig
+
+
+class SwiftFormer(Backbone):
+    """SwiftFormer, with the two classifiers that its published weights were distilled with.
+
+    Stem (two strided convolutions), stages with a strided convolution between them, a last batch norm, the mean over
+    the grid, and two dense layers whose mean is the result. Where `distilled_training` is set, training gets both, as
+    a tuple.
+
+    Args:
+        config: the variant; see `SwiftFormerConfig`.
+        num_classes: logits; 0 for pooled features.
+        in_chans: channels of the images.
+
+    Raises:
+        ShapeError: sizes of the configuration that do not fit together.
+
+    Source:
+        SwiftFormer (arXiv 2303.15446); Amshaker/SwiftFormer at 4aa6cd6, `models/swiftformer.py`. The parameters carry
+        timm's names. Stochastic depth also acts on the convolutional blocks, as in timm.
+
+    Example:
+        >>> model = SwiftFormer(VARIANTS["swiftformer_nano"], num_classes=10).eval()
+        >>> model(torch.randn(1, 3, 32, 32)).shape
+        torch.Size([1, 10])
+        >>> [tuple(stage.shape[1:]) for stage in model.forward_intermediates(torch.randn(1, 3, 32, 32))]
+        [(32, 32, 32), (64, 16, 16), (128, 8, 8)]
+    """
+
+    variants = VARIANTS
+    namings = NAMINGS
+    classifiers = ("head", "head_dist")
+    head_dist: nn.Module
+
+    def __init__(self, config: SwiftFormerConfig, *, num_classes: int = 1000, in_chans: int = 3) -> None:
+        super().__init__(config, num_classes=num_classes, in_chans=in_chans)
+        self.distilled_training = False
+        rates = drop_path_rates(config.drop_path_rate, config.depths)
+        self.stem = _stem(in_chans, config.embed_dims[0], config.stem_strides)
+        self.stages = nn.ModuleList(Stage(config, stage, rates[stage]) for stage in range(len(config.depths)))
+        self.num_features = config.embed_dims[-1]
+        self.norm = nn.BatchNorm2d(self.num_features)
+        first = config.stem_strides[0] * config.stem_strides[1]
+        self.feature_info = [
+            {"num_chs": dim, "reduction": first * 2**stage, "module": f"stages.{stage}"}
+            for stage, dim in enumerate(config.embed_dims)
+        ]
+        initialise(self, nn.Linear, nn.Conv2d)
+        self.reset_classifier(num_classes)
+
+    def forward_stages(self, x: Tensor, keep: Collection[int]) -> tuple[Tensor, list[Tensor]]:
+        """Run all stages."""
+        self._check_statistics(x)
+        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        kept = []
+        for index, stage in enumerate(self.stages):
+            x = stage(x)
+            if index in keep:
+                kept.append(x)
+        return x, kept
+
+    def finish(self, x: Tensor) -> Tensor:
+        """Normalise with the statistics of the batch, or with the running ones."""
+        return self.norm(x)
+
+    def classify(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Average the two classifiers, or return both for distillation."""
+        logits, distilled = self.head(x), self.head_dist(x)
+        if self.distilled_training and self.training:
+            return logits, distilled
+        return (logits + distilled) / 2
+
+    def _check_statistics(self, x: Tensor) -> None:
+        """Training with batch norms needs two values per channel, down to the last grid."""
+        reduction = self.feature_info[-1]["reduction"]
+        if self.training and len(x) == 1 and max(x.shape[2:]) <= reduction:
+            raise ShapeError(
+                f"training needs a batch of at least 2, or images over {reduction} pixels, for its batch norms, "
+                f"got {list(x.shape)}; drop the last incomplete batch, or call model.eval()"
+            )
+
+
+class Stage(nn.Module):
+    """The way from the stage before, convolutional blocks, and one block with attention, on `[B, C, H, W]`."""
+
+    def __init__(self, config: SwiftFormerConfig, stage: int, rates: Sequence[float]) -> None:
+        super().__init__()
+        dim = config.embed_dims[stage]
+        self.downsample = Downsample(config.embed_dims[stage - 1], dim) if stage else nn.Identity()
+        *convolutional, last = rates
+        self.blocks = Blocks(
+            *(ConvBlock(dim, int(dim * config.mlp_ratio), drop_path_rate=rate) for rate in convolutional),
+            AttentionBlock(config, dim, drop_path_rate=last),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Reduce the grid, then run the blocks."""
+        return self.blocks(self.downsample(x))
+
+
+class Downsample(nn.Module):
+    """Halve the grid: a 3x3 convolution, then a batch norm."""
+
+    def __init__(self, dim: int, wider: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(dim, wider, 3, 2, 1)
+        self.norm = nn.BatchNorm2d(wider)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Reduce `[B, C, H, W]` to half the height and width, rounded up."""
+        return self.norm(self.proj(x))
+
+
+class ConvBlock(nn.Module):
+    """A depth-wise 3x3 convolution, a batch norm and two dense layers, scaled and added."""
+
+    def __init__(self, dim: int, hidden_dim: int, *, drop_path_rate: float = 0.0) -> None:
+        super().__init__()
+        self.dwconv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+        self.norm = nn.BatchNorm2d(dim)
+        self.pwconv1 = nn.Linear(dim, hidden_dim)
+        self.pwconv2 = nn.Linear(hidden_dim, dim)
+        self.layer_scale = LayerScale(dim, init=1.0)
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform `[B, C, H, W]`."""
+        local = self.norm(self.dwconv(x)).permute(0, 2, 3, 1)  # [B, H, W, C]
+        local = self.layer_scale(self.pwconv2(gelu(self.pwconv1(local))))
+        return x + self.drop_path(local.permute(0, 3, 1, 2))
+
+
+class AttentionBlock(nn.Module):
+    """Local representation, efficient additive attention without a norm before it, and an MLP."""
+
+    def __init__(self, config: SwiftFormerConfig, dim: int, *, drop_path_rate: float) -> None:
+        super().__init__()
+        self.local_representation = ConvBlock(dim, dim)
+        self.attn = EfficientAdditiveAttention(dim, dim, token_norm=config.token_norm)
+        self.linear = BatchNormMlp(dim, int(dim * config.mlp_ratio))
+        self.drop_path = DropPath(drop_path_rate)
+        self.layer_scale_1 = LayerScale(dim, config.layer_scale)
+        self.layer_scale_2 = LayerScale(dim, config.layer_scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform `[B, C, H, W]`."""
+        x = self.local_representation(x).permute(0, 2, 3, 1)  # [B, H, W, C]
+        x = x + self.drop_path(self.layer_scale_1(self.attn(x)))
+        x = x + self.drop_path(self.layer_scale_2(self.linear(x)))
+        return x.permute(0, 3, 1, 2)
+
+
+class BatchNormMlp(nn.Module):
+    """A batch norm and two dense layers, on `[B, H, W, C]`."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(dim)
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform every token."""
+        x = self.norm1(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self.fc2(gelu(self.fc1(x)))
+
+
+def _stem(in_chans: int, dim: int, strides: tuple[int, int]) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(in_chans, dim // 2, 3, strides[0], 1),
+        nn.BatchNorm2d(dim // 2),
+        nn.ReLU(),
+        nn.Conv2d(dim // 2, dim, 3, strides[1], 1),
+        nn.BatchNorm2d(dim),
+        nn.ReLU(),
+    )

@@ -1,0 +1,54 @@
+"""What is particular to NAT and DiNAT."""
+
+import pytest
+import torch
+
+from regard.errors import ShapeError
+from regard.models import create_model
+
+
+def on_meta(name, **options):
+    with torch.device("meta"):
+        return create_model(name, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "dilations"),
+    [("nat_mini", (1, 1, 1, 1)), ("dinat_mini", (8, 4, 2, 1)), ("dinat_large_384", (13, 6, 3, 1))],
+)
+def test_every_second_block_is_dilated(name, dilations):
+    model = on_meta(name)
+    for level, dilation in zip(model.levels, dilations, strict=True):
+        found = [block.attn.dilation for block in level.blocks]
+        assert found == [(dilation, dilation) if index % 2 else (1, 1) for index in range(len(found))]
+
+
+@pytest.mark.parametrize(
+    ("name", "scaled"), [("nat_tiny", False), ("nat_small", True), ("dinat_small", False), ("dinat_base", True)]
+)
+def test_layer_scale(name, scaled):
+    assert ("levels.0.blocks.0.gamma1" in on_meta(name).state_dict()) == scaled
+
+
+def test_drop_path_rises_over_all_blocks():
+    rates = [block.drop_path.rate for level in on_meta("nat_mini").levels for block in level.blocks]
+    assert rates == pytest.approx([0.2 * block / 17 for block in range(18)])
+
+
+def test_relative_bias_is_not_decayed():
+    model = on_meta("nat_mini")
+    assert len(model.no_weight_decay()) == 18
+    assert all(name.endswith(".attn.rpb") for name in model.no_weight_decay())
+
+
+def test_small_grids():
+    """8 pixels end in a grid of 2, smaller than the window of 3."""
+    x = torch.randn(1, 3, 8, 8)
+    assert create_model("nat_nano", num_classes=10)(x).shape == (1, 10)
+    with pytest.raises(ShapeError, match="small_grid"):
+        create_model("nat_nano", num_classes=10, small_grid="error")(x)
+
+
+def test_heads_must_divide_channels():
+    with pytest.raises(ShapeError, match="multiple of num_heads"):
+        create_model("nat_nano", num_heads=(3, 4, 8))
