@@ -1,0 +1,63 @@
+"""The application: its verbs, and how errors reach the user."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from regard.cli import check, demo, evaluate, models, predict, train
+from regard.errors import RegardError
+from regard.training.versions import version
+
+
+class _Group(TyperGroup):
+    """Prints an error that regard raises on purpose as one line; any other one is a bug and shows its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  # typer carries its own click
+        """Run the verb."""
+        try:
+            return super().invoke(ctx)
+        except RegardError as error:
+            line = " ".join(part.strip() for part in str(error).splitlines())
+            typer.echo(f"error: {line}", err=True)
+            raise typer.Exit(2) from error
+
+
+app = typer.Typer(
+    cls=_Group,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(train.train)
+app.command("eval")(evaluate.evaluate)
+app.command()(predict.predict)
+app.command()(models.models)
+app.command()(check.check)
+app.command()(demo.demo)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"regard {version('regard') or '(not installed, run from its sources)'}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Efficient attention for vision: train, evaluate and use its models.
+
+    Example: regard train --model nat_nano --data digits --out runs/digits
+    """
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

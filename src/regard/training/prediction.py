@@ -1,0 +1,73 @@
+"""Predicting the classes of image files with a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from regard.errors import DataError, OptionError
+from regard.training.images import read_image
+from regard.training.run import Run, available_device
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model sees in an image file.
+
+    Attributes:
+        image: the file.
+        classes: the likeliest classes and their probabilities, likeliest first; none if the file cannot be read.
+        error: why the file cannot be read, or None.
+    """
+
+    image: Path
+    classes: tuple[tuple[str, float], ...] = ()
+    error: DataError | None = None
+
+
+def predict(run: str | Path | Run, images: Sequence[str | Path], *, top: int = 5) -> list[Prediction]:
+    """Predict the classes of image files, each by itself.
+
+    Args:
+        run: the run or its folder.
+        images: the files. One that cannot be read does not keep the others from being predicted.
+        top: how many classes to return per image; all if there are fewer.
+
+    Returns:
+        One prediction per file, in the order given.
+
+    Raises:
+        DataError: the folder is no run.
+        OptionError: `top` is less than 1.
+
+    Example:
+        >>> from PIL import Image
+        >>> from regard.training import TrainConfig, train
+        >>> folder = getfixture("tmp_path")
+        >>> run = train(TrainConfig(model="nat_nano", data="digits", out=folder / "run", epochs=1, warmup_epochs=0,
+        ...                         image_size=8, device="cpu"))
+        >>> Image.new("L", (8, 8)).save(folder / "black.png")
+        >>> [len(prediction.classes) for prediction in predict(run, [folder / "black.png", folder / "gone.png"])]
+        [5, 0]
+    """
+    if top < 1:
+        raise OptionError(f"top must be at least 1, got {top}")
+    run = run if isinstance(run, Run) else Run.open(run)
+    device = available_device()
+    model = run.load_model().to(device)
+    top = min(top, len(run.config.classes))
+    predictions = []
+    for image in map(Path, images):
+        try:
+            pixels = run.config.preprocessing(read_image(image))[None]  # [1, 3, H, W]
+        except DataError as error:
+            predictions.append(Prediction(image, error=error))
+            continue
+        with torch.inference_mode():
+            best = model(pixels.to(device)).softmax(-1)[0].topk(top)
+        names = (run.config.classes[index] for index in best.indices.tolist())
+        predictions.append(Prediction(image, tuple(zip(names, best.values.tolist(), strict=True))))
+    return predictions

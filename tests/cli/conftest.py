@@ -1,0 +1,1 @@
+from pictures import one_thread  # noqa: F401

@@ -1,0 +1,130 @@
+import json
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from PIL import Image
+
+from regard.errors import DataError
+from regard.models import MODELS
+from regard.training import Run, TrainConfig, train
+
+
+def state(run):
+    return run.load_model().state_dict()
+
+
+def contents(path):
+    return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+def test_files(run):
+    assert set(contents(run.path)) == {"config.json", "curve.png", "metrics.jsonl", "weights.safetensors"}
+
+
+def test_config_says_all(run, folder):
+    fields = json.loads((run.path / "config.json").read_text())
+    assert fields["model"] == "nat_nano" and fields["classes"] == ["blue", "green", "red"]
+    assert fields["data"] == str(folder) and fields["recipe"]["seed"] == 0
+    assert fields["model_config"] == json.loads(json.dumps(asdict(MODELS["nat_nano"])))
+    assert fields["preprocessing"]["image_size"] == 8 and len(fields["preprocessing"]["mean"]) == 3
+    assert fields["versions"]["torch"] and fields["versions"]["timm"]
+
+
+def test_opens_as_it_was_made(config):
+    run = train(TrainConfig(**config, overrides={"depths": (1, 1), "num_heads": (2, 2), "dilations": (1, 1)}))
+    opened = Run.open(run.path)
+    assert opened.config == run.config and opened.config.model_config["depths"] == (1, 1)
+    assert len(opened.load_model().levels) == 2
+
+
+def test_outlives_a_change_of_the_variant(run, monkeypatch):
+    before = state(run)
+    monkeypatch.setitem(MODELS, "nat_nano", replace(MODELS["nat_nano"], embed_dim=64, depths=(1, 1, 1)))
+    after = state(Run.open(run.path))
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+def test_curve_is_an_image(run):
+    with Image.open(run.path / "curve.png") as image:
+        colors = image.convert("RGB").getcolors(maxcolors=1 << 20)
+    assert image.size == (1200, 480) and len(colors) > 50  # something is drawn
+
+
+def test_earlier_run_is_refused(run, config):
+    before = contents(run.path)
+    with pytest.raises(DataError, match=r"got the earlier run .*--overwrite"):
+        train(TrainConfig(**config))
+    assert contents(run.path) == before
+
+
+def test_earlier_run_is_replaced(run, config):
+    (run.path / "notes.txt").write_text("mine")
+    again = train(TrainConfig(**{**config, "epochs": 3, "overwrite": True}))
+    assert len(again.metrics()) == 3 and (run.path / "notes.txt").read_text() == "mine"
+
+
+def test_earlier_run_survives_a_mistake(run, config):
+    before = contents(run.path)
+    mistakes = {
+        "nat_nono": {"model": "nat_nono"},
+        "nowhere": {"data": "nowhere"},
+        "depths": {"overrides": {"depth": 1}},
+        "must fit the grid": {"overrides": {"small_grid": "error"}},
+    }
+    for message, mistake in mistakes.items():
+        with pytest.raises(ValueError, match=message):
+            train(TrainConfig(**{**config, **mistake, "overwrite": True}))
+    assert contents(run.path) == before
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", ["notes.txt", "config.json", "weights.safetensors"])
+def test_other_folders_are_refused(config, name, overwrite):
+    config["out"].mkdir()
+    (config["out"] / name).write_text("{}")
+    with pytest.raises(DataError, match="has other content; name another"):
+        train(TrainConfig(**config, overwrite=overwrite))
+    assert contents(config["out"]) == {name: b"{}"}
+
+
+def test_file_is_refused(config):
+    config["out"].touch()
+    with pytest.raises(DataError, match="got the file"):
+        train(TrainConfig(**config))
+
+
+def test_place_that_cannot_be_written(config):
+    config["out"].touch()
+    with pytest.raises(DataError, match="name another folder"):
+        train(TrainConfig(**{**config, "out": config["out"] / "below"}))
+
+
+def test_empty_folder_is_used(config):
+    config["out"].mkdir()
+    assert len(train(TrainConfig(**config)).metrics()) == 2
+
+
+@pytest.mark.parametrize("found", ["no folder", "a folder without"])
+def test_open_what_is_no_run(tmp_path, found):
+    with pytest.raises(DataError, match=f"{found}.*check the name"):
+        Run.open(tmp_path if found.startswith("a") else tmp_path / "none")
+
+
+def test_open_a_config_of_other_fields(run):
+    fields = json.loads((run.path / "config.json").read_text())
+    del fields["classes"]
+    (run.path / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(DataError, match=r"got other fields .*classes"):
+        Run.open(run.path)
+
+
+def test_open_without_weights(run):
+    (run.path / "weights.safetensors").unlink()
+    with pytest.raises(DataError, match="expected weights in"):
+        Run.open(run.path).load_model()
+
+
+def test_weights_are_exact(run):
+    first, again = state(run), state(Run.open(run.path))
+    assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())

@@ -1,0 +1,252 @@
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from PIL import Image
+
+from regard.errors import DataError, OptionError, RegardError, UnsupportedError
+from regard.models import create_model
+from regard.training import Run, TrainConfig, Watcher, evaluate, open_source, predict, train
+
+
+class Notes(Watcher):
+    def __init__(self):
+        self.calls = []
+
+    def started(self, config, source, parameters):
+        self.calls.append(("started", parameters))
+
+    def stepped(self, progress):
+        self.calls.append(("stepped", progress.epoch, progress.step))
+
+    def tested(self, record):
+        self.calls.append(("tested", record.epoch))
+
+
+class InterruptAt(Watcher):
+    def __init__(self, epoch, step):
+        self.at = (epoch, step)
+
+    def stepped(self, progress):
+        if (progress.epoch, progress.step) == self.at:
+            raise KeyboardInterrupt
+
+
+def weights(run):
+    return run.load_model().state_dict()
+
+
+def same(one, other):
+    return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def test_metrics(run):
+    records = run.metrics()
+    assert [record["epoch"] for record in records] == [1, 2]
+    for record in records:
+        assert all(math.isfinite(value) for value in record.values())
+        assert 0 <= record["train_accuracy"] <= 1 and 0 <= record["test_accuracy"] <= 1
+        assert record["images_per_second"] > 0 and record["seconds"] > 0 and not record["interrupted"]
+    score = evaluate(run)
+    assert (score.loss, score.top1) == (records[-1]["test_loss"], records[-1]["test_accuracy"])
+
+
+def test_rate_warms_up_and_falls(config):
+    records = train(TrainConfig(**{**config, "epochs": 4, "lr": 0.004})).metrics()
+    rates = [record["lr"] for record in records]
+    assert rates[0] < 0.004 and rates[1] > rates[2] > rates[3] >= 0.004 / 100
+    assert rates[1] < 0.004
+
+
+def test_it_learns(config):
+    run = train(TrainConfig(**{**config, "epochs": 12, "lr": 0.003}))
+    assert evaluate(run).top1 == 1.0  # three colors
+
+
+def test_watcher_hears_everything(config):
+    notes = Notes()
+    train(TrainConfig(**config), watcher=notes)
+    parameters = sum(parameter.numel() for parameter in create_model("nat_nano", num_classes=3).parameters())
+    steps = max(call[2] for call in notes.calls if call[0] == "stepped")
+    epochs = [[("stepped", epoch, step + 1) for step in range(steps)] + [("tested", epoch)] for epoch in (1, 2)]
+    assert notes.calls == [("started", parameters), *epochs[0], *epochs[1]]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_same_seed_same_weights(config, tmp_path, workers):
+    config["workers"] = workers
+    first = weights(train(TrainConfig(**config)))
+    torch.rand(3)  # what happened before does not matter
+    again = weights(train(TrainConfig(**{**config, "out": tmp_path / "again"})))
+    other = weights(train(TrainConfig(**{**config, "out": tmp_path / "other", "seed": 1})))
+    assert same(first, again) and not same(first, other)
+
+
+def test_interrupt_in_an_epoch(config):
+    with pytest.raises(KeyboardInterrupt):
+        train(TrainConfig(**config), watcher=InterruptAt(2, 1))
+    run = Run.open(config["out"])
+    first, second = run.metrics()
+    assert not first["interrupted"] and second["interrupted"]
+    assert second["test_loss"] is None and second["train_loss"] > 0
+    assert {file.name for file in run.path.iterdir()} == {
+        "config.json",
+        "curve.png",
+        "metrics.jsonl",
+        "weights.safetensors",
+    }
+    assert evaluate(run).images > 0
+
+
+def test_interrupt_keeps_the_weights_of_that_moment(config):
+    def weights_at(step):
+        with pytest.raises(KeyboardInterrupt):
+            train(TrainConfig(**config, overwrite=True), watcher=InterruptAt(1, step))
+        return weights(Run.open(config["out"]))
+
+    first, second, again = weights_at(1), weights_at(2), weights_at(2)
+    assert not same(first, second) and same(second, again)
+
+
+def test_interrupt_before_the_first_step(config, folder):
+    class Interrupt(Watcher):
+        def started(self, config, source, parameters):
+            assert len(predict(config.out, [folder / "red" / "0.png"])) == 1
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(TrainConfig(**config), watcher=Interrupt())
+    run = Run.open(config["out"])
+    assert run.metrics() == [] and (run.path / "curve.png").is_file() and evaluate(run).images > 0
+
+
+def test_interrupt_between_epochs(config):
+    class Interrupt(Watcher):
+        def tested(self, record):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(TrainConfig(**config), watcher=Interrupt())
+    assert [record["interrupted"] for record in Run.open(config["out"]).metrics()] == [False]
+
+
+def wait_for(condition, process):
+    while not condition():
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.05)
+
+
+def test_control_c(config):
+    out = config["out"]
+    command = [sys.executable, "-m", "regard.cli", "train", "--model", "nat_nano", "--data", str(config["data"])]
+    command += ["--out", str(out), "--epochs", "100000", "--image-size", "8", "--workers", "1", "--device", "cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, env=environment, start_new_session=True, **pipes) as process:
+        try:
+            wait_for(lambda: (out / "metrics.jsonl").is_file() and (out / "metrics.jsonl").stat().st_size, process)
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
+            printed, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 130 and "Traceback" not in printed, printed
+    assert f"interrupted; the weights, metrics and curve so far are in {out}" in printed
+    assert (out / "curve.png").is_file() and evaluate(out).images > 0
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_unreadable_image(config, folder, workers):
+    bad = folder / "red" / "0.png"
+    bad.write_bytes(bad.read_bytes()[:40])
+    with pytest.raises(DataError) as raised:
+        train(TrainConfig(**{**config, "workers": workers}))
+    assert str(bad) in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_image_that_breaks_later_leaves_the_epochs_before(config, folder):
+    class Break(Watcher):
+        def tested(self, record):
+            for image in folder.rglob("*.png"):
+                image.write_bytes(b"")
+
+    with pytest.raises(DataError, match="0 bytes"):
+        train(TrainConfig(**config), watcher=Break())
+    run = Run.open(config["out"])
+    assert len(run.metrics()) == 1 and (run.path / "curve.png").is_file()
+    assert torch.stack([tensor.isfinite().all() for tensor in weights(run).values()]).all()
+
+
+def test_diverging_loss(config):
+    with pytest.raises(RegardError, match=r"the loss became .* lower learning rate than 1e"):
+        train(TrainConfig(**{**config, "epochs": 20, "lr": 1e30, "warmup_epochs": 0}))
+    assert all(tensor.isfinite().all() for tensor in weights(Run.open(config["out"])).values())
+
+
+def test_images_of_any_size_and_kind(config, folder):
+    Image.new("LA", (1, 1)).save(folder / "red" / "dot.png")
+    Image.new("CMYK", (300, 7)).save(folder / "blue" / "stripe.jpg")
+    assert len(train(TrainConfig(**config, color_jitter=0.4)).metrics()) == 2
+
+
+def test_last_batch_of_one_image(config, folder):
+    batch_size = len(open_source(folder).train) - 1
+    run = train(TrainConfig(**{**config, "model": "swiftformer_nano", "batch_size": batch_size}))
+    assert all(math.isfinite(record["train_loss"]) for record in run.metrics())
+
+
+@pytest.mark.parametrize(("model", "size"), [("nat_nano", 56), ("swiftformer_xs", 224)])
+def test_image_size_that_suits_the_model(config, model, size):
+    class Stop(Watcher):
+        def started(self, config, source, parameters):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(TrainConfig(**{**config, "model": model, "image_size": None}), watcher=Stop())
+    assert Run.open(config["out"]).config.preprocessing.image_size == size
+
+
+def test_digits(config):
+    run = train(TrainConfig(**{**config, "data": "digits", "epochs": 1, "warmup_epochs": 0, "batch_size": 128}))
+    assert run.config.classes == tuple("0123456789") and run.metrics()[0]["test_accuracy"] > 0.2  # chance: 0.1
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"batch_size": 1}, "batch_size must be at least 2, got 1"),
+        ({"lr": -1.0}, "lr must be at least 0"),
+        ({"lr": math.nan}, "lr must be at least 0, got nan"),
+        ({"workers": -1}, "workers must be at least 0"),
+        ({"image_size": 0}, "image_size must be at least 1"),
+        ({"warmup_epochs": 2}, "warmup_epochs must be fewer than epochs, got 2 of 2"),
+        ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\)"),
+        ({"device": "cdua"}, "unknown device 'cdua'; did you mean 'cuda'"),
+        ({"mixed_precision": "bf61"}, "unknown mixed_precision 'bf61'; did you mean 'bf16'"),
+        ({"overrides": {"num_classes": 3}}, "num_classes cannot be overridden"),
+        ({"model": "nat_nono"}, "unknown model 'nat_nono'; did you mean 'nat_nano'"),
+        ({"overrides": {"depth": (1,)}}, "did you mean 'depths'"),
+    ],
+)
+def test_wrong_options(config, changed, message):
+    with pytest.raises(OptionError, match=message):
+        train(TrainConfig(**{**config, **changed}))
+    assert not config["out"].exists()
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="needs a machine without accelerator")
+def test_absent_device(config):
+    with pytest.raises(UnsupportedError, match="expected the device 'cuda', got 'cpu'"):
+        train(TrainConfig(**{**config, "device": "cuda"}))
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="needs a machine without accelerator")
+def test_absent_precision(config):
+    with pytest.raises(UnsupportedError, match="mixed_precision 'fp16', got from accelerate"):
+        train(TrainConfig(**{**config, "mixed_precision": "fp16"}))
+    assert not config["out"].exists()
