@@ -3,6 +3,8 @@
 import re
 from collections import defaultdict
 
+from regard.attention import MECHANISMS
+
 CONTRACT = re.compile(r"attention/test_contract\.py::(?:\w+::)?test_(\w+)\[(?:torch\.)?(\w+?)[-\]]")
 
 
@@ -13,8 +15,9 @@ def pytest_terminal_summary(terminalreporter):
             if found := CONTRACT.search(report.nodeid):
                 check, mechanism = found.groups()
                 counts[check][mechanism][outcome == "failed"] += 1
-    mechanisms = sorted({name for row in counts.values() for name in row})
-    if not mechanisms:
+    counts = {check: row for check, row in counts.items() if row.keys() & {m.name for m in MECHANISMS}}
+    mechanisms = [m.name for m in MECHANISMS]
+    if not counts:
         return
     terminalreporter.section("contract: calls passed (failed) by mechanism and check")
     width = max(map(len, mechanisms)) + 2

@@ -1,9 +1,11 @@
 """One contract for all mechanisms: every check runs on every sample of every mechanism, for each of its backends."""
 
+import numpy as np
 import pytest
 import torch
 
 from budget import assert_definition, assert_within_budget, leaves
+from regard import attention
 from regard.attention import MECHANISMS
 from regard.errors import OptionError, ShapeError, UnsupportedError
 
@@ -226,3 +228,80 @@ class TestBadInput:
         with pytest.raises(UnsupportedError) as raised:
             self.call(mechanism, sample, **changed, backend="fused")
         assert reasons and all(reason in str(raised.value) for reason in reasons)
+
+
+MODULES = {
+    "Attention": (attention.Attention, (8, 2), (1, 4, 8)),
+    "ClassAttention": (attention.ClassAttention, (8, 2), (1, 4, 8)),
+    "TalkingHeadsAttention": (attention.TalkingHeadsAttention, (8, 2), (1, 4, 8)),
+    "WindowAttention": (attention.WindowAttention, (8, 2, 2), (1, 4, 4, 8)),
+    "NeighborhoodAttention2d": (attention.NeighborhoodAttention2d, (8, 2, 3), (1, 4, 4, 8)),
+    "AdditiveAttention": (attention.AdditiveAttention, (8, 2), (1, 4, 8)),
+    "EfficientAdditiveAttention": (attention.EfficientAdditiveAttention, (8, 8), (1, 4, 8)),
+    "SeparableAttention": (attention.SeparableAttention, (8,), (1, 4, 8)),
+}
+
+
+@pytest.mark.parametrize(("module", "sizes", "shape"), MODULES.values(), ids=MODULES)
+class TestModules:
+    def test_bad_input(self, module, sizes, shape):
+        layer, x = module(*sizes), torch.zeros(shape)
+        for bad, message in (
+            (x.double(), "dtype"),
+            (x.int(), "dtype"),
+            (x.to("meta"), "device"),
+            (x.tolist(), "torch.Tensor"),
+            (None, "torch.Tensor"),
+        ):
+            with pytest.raises(TypeError, match=message):
+                layer(bad)
+        for bad, message in ((x[..., :7], "must have 8 channels"), (x[0, 0], "dimensions"), (x[:, :0], "empty")):
+            with pytest.raises(ShapeError, match=message):
+                layer(bad)
+
+    def test_bad_sizes(self, module, sizes, shape):
+        for bad, error in ((0, ShapeError), (-8, ShapeError), (8.0, TypeError), (True, TypeError), ("8", TypeError)):
+            with pytest.raises(error):
+                module(bad, *sizes[1:])
+        with pytest.raises(OptionError, match="did you mean 'fused'"):
+            module(*sizes, backend="fuse")
+        with pytest.raises(TypeError, match="unexpected keyword"):
+            module(*sizes, bakcend=None)
+
+    def test_mixed_precision(self, module, sizes, shape):
+        with torch.autocast("cpu", torch.bfloat16):
+            assert module(*sizes)(torch.randn(shape)).dtype == torch.bfloat16
+
+    def test_compile(self, module, sizes, shape):
+        torch.compiler.reset()
+        layer, x = module(*sizes), torch.randn(shape)
+        compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(x), layer(x))
+
+
+@pytest.mark.parametrize("size", [True, 3.0, None, "3", (3, 2.5), (3, True)], ids=str)
+def test_sizes_that_are_no_whole_numbers(size):
+    x = torch.zeros(1, 6, 6, 2, 4)
+    calls = [
+        lambda: attention.neighborhood_attention(x, x, x, size),
+        lambda: attention.neighborhood_attention(x, x, x, 3, dilation=size),
+        lambda: attention.window_attention(x, x, x, size),
+        lambda: attention.separable_attention(x[..., 0, :1], x[..., 0, :], x[..., 0, :], patch_size=size),
+    ]
+    for call in calls:
+        with pytest.raises(TypeError, match="whole number"):
+            call()
+
+
+def test_sizes_of_numpy_are_numbers():
+    x = torch.randn(1, 6, 6, 2, 4)
+    with_ints = attention.neighborhood_attention(x, x, x, 3)
+    assert torch.equal(attention.neighborhood_attention(x, x, x, np.int64(3)), with_ints)
+    assert torch.equal(attention.neighborhood_attention(x, x, x, np.array([3, 3])), with_ints)
+
+
+@pytest.mark.parametrize("grid", [8, (), (1, 2, 3, 4), (8.0,), (0, 3), "88"], ids=str)
+def test_grids_that_are_none(grid):
+    for call in (lambda: attention.neighborhood_bias_index(3, grid), lambda: attention.window_bias_index(grid)):
+        with pytest.raises((ShapeError, TypeError), match="grid"):
+            call()

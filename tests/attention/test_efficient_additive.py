@@ -159,7 +159,7 @@ def test_unknown_token_norm():
 def test_wrong_sizes():
     with pytest.raises(ShapeError, match=r"weight is \[C\]: expected \[6\], got \[6, 1\]"):
         efficient_additive_attention(**{**inputs(4), "weight": draw(6, 1)})
-    with pytest.raises(ShapeError, match="must be positive, got in_dims=8, token_dim=8 and num_heads=0"):
+    with pytest.raises(ShapeError, match="num_heads must be at least 1, got 0"):
         EfficientAdditiveAttention(8, 8, 0)
     with pytest.raises(ShapeError, match=r"x must have 3 or 4 or 5 dimensions .* got 2 \[1, 8\]"):
         EfficientAdditiveAttention(8, 8)(torch.randn(1, 8))

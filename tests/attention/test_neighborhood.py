@@ -226,7 +226,7 @@ class TestBadInput:
     def test_words(self):
         with pytest.raises(OptionError, match="did you mean 'pad'"):
             neighborhood_attention(self.q, self.q, self.q, 3, small_grid="pads")
-        with pytest.raises(TypeError, match="whole numbers"):
+        with pytest.raises(TypeError, match="whole number"):
             neighborhood_attention(self.q, self.q, self.q, (3, 2.5))
 
     def test_modules(self):

@@ -178,5 +178,5 @@ def test_wrong_sizes():
         separable_attention(**tensors, patch_size=(2, 2, 2))
     with pytest.raises(ShapeError, match=r"dropout_p must be in \[0, 1\), got 1"):
         separable_attention(**tensors, dropout_p=1.0)
-    with pytest.raises(ShapeError, match="dim must be positive, got 0"):
+    with pytest.raises(ShapeError, match="dim must be at least 1, got 0"):
         SeparableAttention(0)

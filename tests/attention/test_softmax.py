@@ -231,7 +231,7 @@ class TestBadInput:
             self.call(relative_key=table, relative_value=table, backend="fused")
 
     def test_modules(self):
-        with pytest.raises(ShapeError, match="dim must be a positive multiple"):
+        with pytest.raises(ShapeError, match="dim must be a multiple"):
             Attention(10, 4)
         with pytest.raises(ShapeError, match="relative_distance must be at least 0"):
             Attention(16, 2, relative_distance=-1)

@@ -219,7 +219,7 @@ class TestBadInput:
             self.call((3, 0))
         with pytest.raises(ShapeError, match=r"one per grid axis \(2\)"):
             self.call((3, 3, 3))
-        with pytest.raises(TypeError, match="window_size must be whole numbers"):
+        with pytest.raises(TypeError, match="window_size must be a whole number"):
             self.call((3, 3.0))
         with pytest.raises(ShapeError, match=r"must fit the grid \(6, 9\), got \(7, 7\).*small_grid='pad'"):
             self.call(7)
@@ -243,7 +243,7 @@ class TestBadInput:
             self.call(backend="fused")
 
     def test_module(self):
-        with pytest.raises(ShapeError, match="window_size must have 1, 2 or 3 axes"):
+        with pytest.raises(ShapeError, match="one length for each of its 1, 2 or 3 axes"):
             WindowAttention(8, 2, (2, 2, 2, 2))
         with pytest.raises(ShapeError, match="shift_size must be less than window_size"):
             WindowAttention(8, 2, 3, shift_size=3)

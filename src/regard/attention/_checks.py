@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from operator import index
 from typing import TypeVar
 
 import torch
@@ -10,21 +11,25 @@ from torch import Tensor
 
 from regard.errors import OptionError, ShapeError
 
-T = TypeVar("T", int, bool)
+T = TypeVar("T")
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 LAYOUT = "[B, *grid, nh, hd] with a grid of 1, 2 or 3 axes"
 
 
 def check_tensors(tensors: Mapping[str, Tensor | None]) -> None:
-    """Check that the arguments are floating-point tensors of one dtype on one device; None is an absent argument."""
+    """Check that the arguments are dense floating-point tensors of one dtype on one device; None is absent."""
     present: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if tensor is None:
             continue
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
-        if not tensor.is_floating_point():
-            raise TypeError(f"{name} must be a floating-point tensor, got {tensor.dtype}; convert it with .float()")
+        if tensor.dtype not in DTYPES:
+            raise TypeError(f"{name} must be a floating-point tensor (16 to 64 bits), got {tensor.dtype}; use .float()")
+        if tensor.layout != torch.strided or tensor.is_nested:
+            raise TypeError(f"{name} must be a dense tensor, got {tensor.layout}; convert it with .to_dense()")
         present[name] = tensor
     for quality in ("dtype", "device"):
         if len({getattr(tensor, quality) for tensor in present.values()}) > 1:
@@ -59,18 +64,55 @@ def check_query_key(query: Tensor, key: Tensor) -> None:
     check_shape("key", key, expected, "must equal query's shape but for its grid")
 
 
-def per_axis(name: str, value: T | Sequence[T], axes: int, minimum: int = 0) -> tuple[T, ...]:
-    """Expand one value, or one per grid axis, to a tuple of `axes` values of at least `minimum`."""
-    values: tuple[T, ...]
-    values = (value,) * axes if isinstance(value, int) else tuple(value)
+def check_input(x: Tensor, ranks: Sequence[int], layout: str, weight: Tensor) -> None:
+    """Check a module's input `[B, *grid, C]` against the weight `[out, C]` of its first projection."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
+    check_grid_tensor("x", x, ranks, layout)
+    if x.shape[-1] != weight.shape[-1]:
+        raise ShapeError(f"x must have {weight.shape[-1]} channels on its last axis, {layout}, got {shape(x)}")
+    if x.device != weight.device:
+        raise TypeError(f"x must be on the module's device {weight.device}, got {x.device}; move one with .to()")
+    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise TypeError(f"x must have the module's dtype {weight.dtype}, got {x.dtype}; convert one with .to()")
+
+
+def whole(name: str, value: int, minimum: int = 1) -> int:
+    """Check a whole number of at least `minimum`; NumPy's are taken, bools are not."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be a whole number, got {value!r}")
+    if value < minimum:
+        raise ShapeError(f"{name} must be at least {minimum}, got {value}")
+    return index(value)
+
+
+def per_axis(name: str, value: int | Sequence[int], axes: int, minimum: int = 0) -> tuple[int, ...]:
+    """Expand one whole number, or one per grid axis, to a tuple of `axes` numbers of at least `minimum`."""
+    return tuple(whole(name, one, minimum) for one in _spread(name, value, axes))
+
+
+def flags_per_axis(name: str, value: bool | Sequence[bool], axes: int) -> tuple[bool, ...]:
+    """Expand one flag, or one per grid axis, to a tuple of `axes` flags."""
+    flags = _spread(name, value, axes)
+    if any(not isinstance(flag, bool) for flag in flags):
+        raise TypeError(f"{name} must be True or False, or one of them per grid axis, got {value!r}")
+    return flags
+
+
+def _spread(name: str, value: T | Sequence[T], axes: int) -> tuple[T, ...]:
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        return (value,) * axes
+    values = tuple(value)
     if len(values) != axes:
         raise ShapeError(f"{name} must be one value or one per grid axis ({axes}), got {value}")
-    for one in values:
-        if not isinstance(one, int):
-            raise TypeError(f"{name} must be whole numbers, got {value!r}")
-        if one < minimum:
-            raise ShapeError(f"{name} must be at least {minimum} on every axis, got {value}")
     return values
+
+
+def check_grid(grid: Sequence[int]) -> tuple[int, ...]:
+    """Check the lengths of a grid of one, two or three axes."""
+    if isinstance(grid, str) or not isinstance(grid, Iterable) or len(tuple(grid)) not in (1, 2, 3):
+        raise ShapeError(f"a grid must have one length for each of its 1, 2 or 3 axes, got {grid!r}")
+    return tuple(whole("a grid's lengths", length) for length in grid)
 
 
 def check_word(name: str, value: str, valid: Sequence[str]) -> None:
@@ -81,6 +123,8 @@ def check_word(name: str, value: str, valid: Sequence[str]) -> None:
 
 def check_probability(name: str, value: float) -> None:
     """Check that a dropout probability lies in [0, 1)."""
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {value!r}")
     if not 0.0 <= value < 1.0:
         raise ShapeError(f"{name} must be in [0, 1), got {value}")
 
@@ -92,6 +136,6 @@ def shape(tensor: Tensor | torch.Size | Sequence[int]) -> str:
 
 def head_dim(dim: int, num_heads: int) -> int:
     """Divide the channels among the heads."""
-    if dim < 1 or num_heads < 1 or dim % num_heads:
-        raise ShapeError(f"dim must be a positive multiple of num_heads, got {dim=} and {num_heads=}")
+    if whole("dim", dim) % whole("num_heads", num_heads):
+        raise ShapeError(f"dim must be a multiple of num_heads, got {dim=} and {num_heads=}")
     return dim // num_heads

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from regard.attention import _checks
-from regard.attention._mechanism import Backend
+from regard.attention._mechanism import Backend, choose_backend
 from regard.attention.additive.function import additive_attention
 
 
@@ -43,6 +43,8 @@ class AdditiveAttention(nn.Module):
         super().__init__()
         self.head_dim = _checks.head_dim(dim, num_heads)
         self.num_heads = num_heads
+        _checks.check_probability("proj_drop", proj_drop)
+        choose_backend(backend, ())  # checks the word
         self.backend = backend
         self.query = nn.Linear(dim, dim, bias=qkv_bias)
         self.key = nn.Linear(dim, dim, bias=qkv_bias)
@@ -53,7 +55,7 @@ class AdditiveAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend over a grid, `[B, *grid, C]` to the same shape."""
-        _checks.check_grid_tensor("x", x, (3, 4, 5), "[B, *grid, C] with a grid of 1, 2 or 3 axes")
+        _checks.check_input(x, (3, 4, 5), "[B, *grid, C] with a grid of 1, 2 or 3 axes", self.query.weight)
         query = self.query(x)
         out = additive_attention(
             query.unflatten(-1, (self.num_heads, self.head_dim)),

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from regard.attention import _checks
-from regard.attention._mechanism import Backend
+from regard.attention._mechanism import Backend, choose_backend
 from regard.attention._pooling import TokenNorm
 from regard.attention.efficient_additive.function import LAYOUT, efficient_additive_attention
-from regard.errors import ShapeError
 
 
 class EfficientAdditiveAttention(nn.Module):
@@ -45,14 +44,13 @@ class EfficientAdditiveAttention(nn.Module):
         backend: Backend = None,
     ) -> None:
         super().__init__()
-        if min(in_dims, token_dim, num_heads) < 1:
-            raise ShapeError(
-                f"in_dims, token_dim and num_heads must be positive, got {in_dims=}, {token_dim=} and {num_heads=}"
-            )
+        for name, size in (("in_dims", in_dims), ("token_dim", token_dim), ("num_heads", num_heads)):
+            _checks.whole(name, size)
         _checks.check_word("token_norm", token_norm, ("softmax", "l2", "ones"))
         inner = token_dim * num_heads
         self.scale_factor = token_dim**-0.5  # of token_dim, however wide the scored vectors are
         self.token_norm = token_norm
+        choose_backend(backend, ())  # checks the word
         self.backend = backend
         self.to_query = nn.Linear(in_dims, inner)
         self.to_key = nn.Linear(in_dims, inner)
@@ -62,7 +60,7 @@ class EfficientAdditiveAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend over a grid, `[B, *grid, in_dims]` to `[B, *grid, token_dim]`."""
-        _checks.check_grid_tensor("x", x, (3, 4, 5), LAYOUT)
+        _checks.check_input(x, (3, 4, 5), LAYOUT, self.to_query.weight)
         query = self.to_query(x)
         out, unit_query = efficient_additive_attention(
             query,

@@ -198,18 +198,16 @@ def check_window(
     small_grid: str,
 ) -> tuple[Axis, ...]:
     """Check the window's options against the grid and gather them per axis."""
-    count = len(grid)
-    if count not in (1, 2, 3) or min(grid) < 1:
-        raise ShapeError(f"grid must have 1, 2 or 3 axes of at least 1, got {tuple(grid)}")
+    count = len(_checks.check_grid(grid))
     _checks.check_word("small_grid", small_grid, ("error", "pad"))
     options = zip(
         _checks.per_axis("kernel_size", kernel_size, count, minimum=1),
         _checks.per_axis("dilation", dilation, count, minimum=1),
         _checks.per_axis("stride", stride, count, minimum=1),
-        _checks.per_axis("is_causal", is_causal, count),
+        _checks.flags_per_axis("is_causal", is_causal, count),
         strict=True,
     )
-    axes = tuple(Axis(kernel, step, run, bool(causal)) for kernel, step, run, causal in options)
+    axes = tuple(Axis(kernel, step, run, causal) for kernel, step, run, causal in options)
     if any(axis.stride > axis.kernel for axis in axes):
         raise ShapeError(f"stride must be at most kernel_size, got {stride=} and {kernel_size=}")
     if small_grid == "error" and any(axis.extent > length for axis, length in zip(axes, grid, strict=True)):

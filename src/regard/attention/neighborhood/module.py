@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from regard.attention import _checks
 from regard.attention._grid import crop_grid, pad_grid
-from regard.attention._mechanism import Backend
+from regard.attention._mechanism import Backend, choose_backend
 from regard.attention.neighborhood.function import neighborhood_attention
 
 
@@ -39,10 +39,13 @@ class _NeighborhoodAttention(nn.Module):
         self.kernel_size = _checks.per_axis("kernel_size", kernel_size, self.axes, minimum=1)
         self.dilation = _checks.per_axis("dilation", dilation, self.axes, minimum=1)
         self.stride = _checks.per_axis("stride", stride, self.axes, minimum=1)
-        self.is_causal = _checks.per_axis("is_causal", is_causal, self.axes)
+        self.is_causal = _checks.flags_per_axis("is_causal", is_causal, self.axes)
         _checks.check_word("small_grid", small_grid, ("error", "pad"))
         self.small_grid = small_grid
+        _checks.check_probability("attn_drop", attn_drop)
         self.attn_drop = attn_drop
+        _checks.check_probability("proj_drop", proj_drop)
+        choose_backend(backend, ())  # checks the word
         self.backend = backend
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.rpb: nn.Parameter | None
@@ -56,7 +59,7 @@ class _NeighborhoodAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend over a grid, `[B, *grid, C]` to the same shape."""
-        _checks.check_grid_tensor("x", x, (self.axes + 2,), f"[B, {self.axes} grid axes, C]")
+        _checks.check_input(x, (self.axes + 2,), f"[B, {self.axes} grid axes, C]", self.qkv.weight)
         grid = x.shape[1:-1]
         if self.small_grid == "pad":  # before the projection: a padded key is the projection's bias
             x = pad_grid(x, [kernel * step for kernel, step in zip(self.kernel_size, self.dilation, strict=True)])

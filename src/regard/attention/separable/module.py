@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from regard.attention import _checks
-from regard.attention._mechanism import Backend
+from regard.attention._mechanism import Backend, choose_backend
 from regard.attention.separable.function import LAYOUT, separable_attention
-from regard.errors import ShapeError
 
 
 class SeparableAttention(nn.Module):
@@ -46,11 +45,12 @@ class SeparableAttention(nn.Module):
         backend: Backend = None,
     ) -> None:
         super().__init__()
-        if dim < 1:
-            raise ShapeError(f"dim must be positive, got {dim}")
-        self.dim = dim
+        self.dim = _checks.whole("dim", dim)
         self.patch_size = patch_size
+        _checks.check_probability("attn_drop", attn_drop)
         self.attn_drop = attn_drop
+        _checks.check_probability("proj_drop", proj_drop)
+        choose_backend(backend, ())  # checks the word
         self.backend = backend
         self.qkv_proj = nn.Linear(dim, 1 + 2 * dim, bias=qkv_bias)
         self.out_proj = nn.Linear(dim, dim)
@@ -64,10 +64,11 @@ class SeparableAttention(nn.Module):
             x: the tokens; in cross-attention they are the values.
             x_prev: `[B, *grid_prev, C]`, the tokens that are scored and pooled in cross-attention.
         """
-        _checks.check_grid_tensor("x", x, (3, 4, 5), LAYOUT)
+        _checks.check_input(x, (3, 4, 5), LAYOUT, self.qkv_proj.weight)
         if x_prev is None:
             query, key, value = self.qkv_proj(x).split([1, self.dim, self.dim], -1)
         else:
+            _checks.check_input(x_prev, (3, 4, 5), LAYOUT, self.qkv_proj.weight)
             query, key, value = self._project_two(x, x_prev)
         out = separable_attention(
             query,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.attention import _checks
-from regard.attention._mechanism import Backend
+from regard.attention._mechanism import Backend, choose_backend
 from regard.attention.softmax.function import softmax_attention
 from regard.errors import ShapeError
 
@@ -60,7 +60,10 @@ class Attention(nn.Module):
         super().__init__()
         self.head_dim = _checks.head_dim(dim, num_heads)
         self.num_heads = num_heads
+        _checks.check_probability("attn_drop", attn_drop)
         self.attn_drop = attn_drop
+        _checks.check_probability("proj_drop", proj_drop)
+        choose_backend(backend, ())  # checks the word
         self.backend = backend
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.q_norm = norm_layer(self.head_dim) if qk_norm else nn.Identity()
@@ -72,7 +75,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend over a grid, `[B, *grid, C]` to the same shape."""
-        _checks.check_grid_tensor("x", x, (3, 4, 5), "[B, *grid, C] with a grid of 1, 2 or 3 axes")
+        _checks.check_input(x, (3, 4, 5), "[B, *grid, C] with a grid of 1, 2 or 3 axes", self.qkv.weight)
         query, key, value = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(-3)
         out = softmax_attention(
             self.q_norm(query).to(value.dtype),  # autocast runs norms in float32
@@ -125,7 +128,10 @@ class ClassAttention(nn.Module):
         super().__init__()
         self.head_dim = _checks.head_dim(dim, num_heads)
         self.num_heads = num_heads
+        _checks.check_probability("attn_drop", attn_drop)
         self.attn_drop = attn_drop
+        _checks.check_probability("proj_drop", proj_drop)
+        choose_backend(backend, ())  # checks the word
         self.backend = backend
         self.q = nn.Linear(dim, dim, bias=qkv_bias)
         self.k = nn.Linear(dim, dim, bias=qkv_bias)
@@ -135,7 +141,7 @@ class ClassAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend from the first token to all, `[B, N, C]` to `[B, 1, C]`."""
-        _checks.check_grid_tensor("x", x, (3,), "[B, N, C]")
+        _checks.check_input(x, (3,), "[B, N, C]", self.q.weight)
         projected = (self.q(x[:, :1]), self.k(x), self.v(x))
         query, key, value = (tensor.unflatten(-1, (self.num_heads, self.head_dim)) for tensor in projected)
         dropout_p = self.attn_drop if self.training else 0.0

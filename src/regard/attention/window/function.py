@@ -127,7 +127,7 @@ def window_bias_index(window_size: Sequence[int]) -> Tensor:
         >>> window_bias_index((3,)).tolist()
         [[2, 3, 4], [1, 2, 3], [0, 1, 2]]
     """
-    window = _checks.per_axis("window_size", window_size, len(window_size), minimum=1)
+    window = _checks.check_grid(window_size)
     return reference.window_bias_index(window, torch.device("cpu"))
 
 

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from regard.attention import _checks
 from regard.attention._grid import crop_grid, pad_grid
-from regard.attention._mechanism import Backend
+from regard.attention._mechanism import Backend, choose_backend
 from regard.attention.window.function import check_small_grid, check_window, whole_windows, window_attention
-from regard.errors import ShapeError
 
 
 class WindowAttention(nn.Module):
@@ -57,15 +56,16 @@ class WindowAttention(nn.Module):
         backend: Backend = None,
     ) -> None:
         super().__init__()
-        axes = 2 if isinstance(window_size, int) else len(window_size)
-        if axes not in (1, 2, 3):
-            raise ShapeError(f"window_size must have 1, 2 or 3 axes, got {window_size}")
+        axes = len(_checks.check_grid(window_size)) if isinstance(window_size, Sequence) else 2
         self.head_dim = _checks.head_dim(dim, num_heads)
         self.num_heads = num_heads
         self.window_size, self.shift_size = check_window(axes, window_size, shift_size)
         _checks.check_word("small_grid", small_grid, ("error", "pad"))
         self.small_grid = small_grid
+        _checks.check_probability("attn_drop", attn_drop)
         self.attn_drop = attn_drop
+        _checks.check_probability("proj_drop", proj_drop)
+        choose_backend(backend, ())  # checks the word
         self.backend = backend
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         offsets = math.prod(2 * size - 1 for size in self.window_size)
@@ -77,7 +77,7 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Attend over a grid, `[B, *grid, C]` to the same shape."""
         axes = len(self.window_size)
-        _checks.check_grid_tensor("x", x, (axes + 2,), f"[B, {axes} grid axes, C]")
+        _checks.check_input(x, (axes + 2,), f"[B, {axes} grid axes, C]", self.qkv.weight)
         grid = x.shape[1:-1]
         check_small_grid(grid, self.window_size, self.small_grid)
         x = pad_grid(x, whole_windows(grid, self.window_size))  # before the projection: a padded key is its bias
