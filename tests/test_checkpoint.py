@@ -122,8 +122,21 @@ BROKEN = {
         r"1 of another shape: dense\.weight \(expected \[4, 3\], got \[2, 3\]\)",
     ),
     "transposed": (changed("dense.weight", torch.t), r"expected \[4, 3\], got \[3, 4\]"),
-    "nan": (changed("conv.bias", lambda b: b * torch.nan), r"1 not finite: conv\.bias"),
-    "inf": (changed("norm.running_var", lambda v: v + torch.inf), r"1 not finite: norm\.running_var"),
+    "nan": (changed("conv.bias", lambda b: b * torch.nan), r"1 not finite in the model's dtype: conv\.bias"),
+    "inf": (
+        changed("norm.running_var", lambda v: v + torch.inf),
+        r"1 not finite in the model's dtype: norm\.running_var",
+    ),
+    "meta": (changed("conv.bias", lambda b: b.to("meta")), r"1 without values, on the meta device: conv\.bias"),
+    "integers": (
+        changed("conv.bias", torch.Tensor.long),
+        r"1 not of floating-point numbers: conv\.bias \(expected torch\.float32, got torch\.int64\)",
+    ),
+    "bools": (changed("conv.bias", torch.Tensor.bool), r"conv\.bias \(expected torch\.float32, got torch\.bool\)"),
+    "complex": (
+        changed("conv.bias", lambda b: b + 1j),
+        r"conv\.bias \(expected torch\.float32, got .*complex64\)",
+    ),
     "empty": (lambda state: {}, "should map names to tensors"),
     "no_tensors": (lambda state: {"epoch": 3}, "these are something else: epoch"),
     "mixed": (lambda state: state | {"epoch": 3}, "these are something else: epoch"),
@@ -137,6 +150,12 @@ def test_refused_and_unchanged(model, breakage, message):
     with pytest.raises(CheckpointError, match=message):
         load_weights(model, breakage(state_of()))
     assert_holds(model, before)
+
+
+def test_overflow_of_the_models_dtype(model):
+    model.half()
+    with pytest.raises(CheckpointError, match=r"1 not finite in the model's dtype: dense\.bias"):
+        load_weights(model, state_of() | {"dense.bias": torch.full((4,), 1e6)})
 
 
 def test_long_lists_are_cut(model):

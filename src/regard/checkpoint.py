@@ -53,8 +53,8 @@ def load_weights(model: nn.Module, source: str | Path | State) -> None:
         source: a file, see `load_state`, or a state dict.
 
     Raises:
-        CheckpointError: a file that cannot be read; tensors that are missing, left over, misshapen or not finite. The
-            model is then as it was.
+        CheckpointError: a file that cannot be read; tensors that are missing, left over, misshapen, of another kind,
+            without values, or not finite in the model's dtype. The model is then as it was.
 
     Example:
         >>> model = nn.Linear(2, 1)
@@ -147,7 +147,7 @@ def convert(state: State, model: nn.Module, naming: Naming, where: str = "the st
     """Build the state dict of `model` from a checkpoint in the given naming, using every tensor of it.
 
     Raises:
-        CheckpointError: tensors that are missing, left over, misshapen or not finite.
+        CheckpointError: tensors that are missing, left over, misshapen, of another kind, without values, or not finite.
     """
     targets = model.state_dict()
     sources = {name: naming.sources(name) for name in targets}
@@ -155,6 +155,13 @@ def convert(state: State, model: nn.Module, naming: Naming, where: str = "the st
     problems = {
         "missing": [name for name in used if name not in state],
         "left over": [name for name in state if name not in used],
+        "without values, on the meta device": [name for name, tensor in state.items() if tensor.is_meta],
+        "not of floating-point numbers": [
+            f"{source} (expected {target.dtype}, got {state[source].dtype})"
+            for name, target in targets.items()
+            for source in sources[name]
+            if source in state and target.is_floating_point() and not state[source].is_floating_point()
+        ],
     }
     if not any(problems.values()):
         converted = {name: _joined([state[source] for source in sources[name]], targets[name]) for name in targets}
@@ -164,7 +171,9 @@ def convert(state: State, model: nn.Module, naming: Naming, where: str = "the st
                 for name, tensor in converted.items()
                 if tensor.shape != targets[name].shape
             ],
-            "not finite": [name for name, tensor in converted.items() if not tensor.isfinite().all()],
+            "not finite in the model's dtype": [
+                name for name, tensor in converted.items() if not tensor.isfinite().all()
+            ],
         }
         if not any(problems.values()):
             return converted
@@ -177,8 +186,9 @@ def convert(state: State, model: nn.Module, naming: Naming, where: str = "the st
 
 
 def _joined(parts: list[Tensor], target: Tensor) -> Tensor:
-    """Stack the parts, and flatten trailing axes of size 1 that the target does not have."""
+    """Stack the parts, flatten trailing axes of size 1 that the target does not have, and take its floating dtype."""
     joined = torch.cat(parts) if len(parts) > 1 else parts[0]
+    joined = joined.to(target.dtype) if target.is_floating_point() else joined
     ones = (1,) * (joined.ndim - target.ndim)
     return joined.reshape(target.shape) if joined.shape == target.shape + ones else joined
 

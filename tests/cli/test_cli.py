@@ -83,6 +83,12 @@ def test_train_with_wrong_override(place):
     assert "did you mean 'depths'" in one_error(train(place, "no", "--set", "depth=1", code=2))
 
 
+@pytest.mark.parametrize("override", ["mlp_ratio=x", "embed_dim=32.0", "drop_path_rate=1.5", "kernel_size=True"])
+def test_train_with_override_of_a_wrong_value(place, override):
+    field = override.partition("=")[0]
+    assert f"error: {field} must " in one_error(train(place, "no", "--set", override, code=2))
+
+
 def test_train_refuses_an_earlier_run(place, run):
     assert "--overwrite" in one_error(train(place, "run", code=2))
 
@@ -98,12 +104,25 @@ def test_train_names_a_missing_folder(place):
     assert str(place / "none") in one_error(result)
 
 
-def test_interrupt_before_there_is_anything(place, monkeypatch):
+@pytest.mark.parametrize("earlier", [False, True])
+def test_interrupt_before_there_is_anything(place, run, monkeypatch, earlier):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("regard.training.train", interrupted)
-    assert f"interrupted; nothing is in {place / 'no'}" in train(place, "no", code=130).stdout
+    out = run.name if earlier else "no"
+    printed = train(place, out, "--overwrite", code=130).stdout
+    assert f"interrupted; nothing was saved yet in {place / out}" in printed
+
+
+def test_interrupt_between_making_the_folder_and_saving(place, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    train(place, "emptied")
+    monkeypatch.setattr(Run, "save", interrupted)
+    monkeypatch.setattr(Run, "save_curve", lambda *_: None)
+    assert "nothing was saved yet in" in train(place, "emptied", "--overwrite", code=130).stdout
 
 
 def test_other_errors_show_their_traceback(place, monkeypatch):
@@ -120,6 +139,14 @@ def test_eval(run):
     score = evaluate(run)
     assert f"{score.images} images" in printed and f"top-1 {score.top1:.2%}" in printed and "top-5" not in printed
     assert all(each.name in printed for each in score.classes)
+
+
+def test_eval_of_names_that_look_like_markup(place):
+    folder = write_folder(place / "markup")
+    (folder / "red").rename(folder / "[red]")
+    train(place, "run [bold]", "--data", folder)
+    printed = call("eval", place / "run [bold]").stdout
+    assert "[red]" in printed and "run [bold]: accuracy" in printed
 
 
 def test_eval_as_json(run, place):

@@ -1,6 +1,7 @@
 """One contract for all models: sizes and names are frozen, and the surface is the same whatever the family."""
 
 import copy
+import math
 import zlib
 
 import pytest
@@ -226,6 +227,28 @@ def test_integer_images(name):
 
 
 @pytest.mark.parametrize("name", SMALL)
+def test_images_unlike_the_weights(name):
+    model = small(name)
+    x = images(16, 16)
+    with pytest.raises(TypeError, match=r"images must be a tensor, got list"):
+        model(x.tolist())
+    with pytest.raises(TypeError, match=r"model's dtype torch\.float32, got torch\.float64; convert one with"):
+        model(x.double())
+    with pytest.raises(TypeError, match=r"model's device cpu, got meta; move one with"):
+        model(x.to("meta"))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(x.bfloat16()).isfinite().all()
+
+
+@pytest.mark.parametrize("value", ["x", math.nan, math.inf, True, (1.0,)], ids=str)
+@pytest.mark.parametrize("field", ["mlp_ratio", "layer_scale", "drop_path_rate"])
+@pytest.mark.parametrize("name", SMALL)
+def test_fields_that_are_no_numbers(name, field, value):
+    with pytest.raises(OptionError, match=f"{field} must be a finite number"):
+        small(name, **{field: value})
+
+
+@pytest.mark.parametrize("name", SMALL)
 def test_bad_overrides(name):
     with pytest.raises(OptionError, match=f"unknown option of {name} 'drop_path'; did you mean 'drop_path_rate'"):
         small(name, drop_path=0.1)
@@ -241,7 +264,11 @@ def test_bad_overrides(name):
         ({"depths": ()}, "must be tuples of whole numbers"),
         ({"stem_strides": (2,)}, r"stem_strides must hold 2 numbers, got stem_strides=\(2,\)"),
         ({"mlp_ratio": 0}, "mlp_ratio must be positive, got 0"),
-        ({"drop_path_rate": 1.0}, r"rate must be in \[0, 1\), got 1.0"),
+        ({"depths": (1, True, 1)}, "whole numbers of at least 1"),
+        ({"stem_strides": (1, 1, 1)}, "stem_strides must hold 2 numbers"),
+        ({"mlp_ratio": -1}, "mlp_ratio must be positive, got -1"),
+        ({"drop_path_rate": 1.0}, r"drop_path_rate must be in \[0, 1\), got 1.0"),
+        ({"drop_path_rate": -0.5}, r"drop_path_rate must be in \[0, 1\), got -0.5"),
     ],
     ids=str,
 )

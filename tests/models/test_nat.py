@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from regard.errors import ShapeError
+from regard.errors import OptionError, ShapeError
 from regard.models import create_model
 
 
@@ -52,3 +52,21 @@ def test_small_grids():
 def test_heads_must_divide_channels():
     with pytest.raises(ShapeError, match="multiple of num_heads"):
         create_model("nat_nano", num_heads=(3, 4, 8))
+
+
+@pytest.mark.parametrize("value", [32.0, True, "x", None], ids=str)
+@pytest.mark.parametrize("field", ["embed_dim", "kernel_size"])
+def test_fields_that_are_no_whole_numbers(field, value):
+    with pytest.raises(OptionError, match=f"{field} must be a whole number, got {value!r}"):
+        create_model("nat_nano", **{field: value})
+
+
+def test_sizes_out_of_range():
+    for field, value in (("embed_dim", -32), ("embed_dim", 1), ("kernel_size", 0)):
+        with pytest.raises(ShapeError, match=f"{field} must .*at least"):
+            create_model("nat_nano", **{field: value})
+
+
+def test_unknown_word_for_small_grids():
+    with pytest.raises(OptionError, match="unknown small_grid 'pda'; did you mean 'pad'"):
+        create_model("nat_nano", small_grid="pda")

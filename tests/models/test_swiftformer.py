@@ -9,6 +9,7 @@ from golden import weights
 from regard.checkpoint import detect_naming
 from regard.errors import OptionError, ShapeError
 from regard.models import create_model, load_weights
+from regard.models.swiftformer.model import ConvBlock
 
 
 @pytest.fixture
@@ -95,3 +96,22 @@ def test_training_on_one_value_per_channel():
 def test_misfit_names_the_variant():
     with pytest.raises(ValueError, match=r"does not fit this SwiftFormer in the naming of regard:\n  - \d+ missing"):
         load_weights(nano(), create_model("nat_nano").state_dict())
+
+
+def test_stem_needs_two_channels():
+    with pytest.raises(ShapeError, match="embed_dims must start with at least 2 channels, got 1"):
+        nano(embed_dims=(1, 1, 1))
+
+
+def test_convolutional_blocks_drop_their_branch():
+    torch.manual_seed(0)
+    block = ConvBlock(4, 8, drop_path_rate=0.9).train()
+    x = torch.randn(200, 4, 3, 3)
+    kept = (block(x) == x).flatten(1).all(1).sum().item()
+    assert abs(kept - 180) <= 5 * (200 * 0.9 * 0.1) ** 0.5
+    assert not (block.eval()(x) == x).flatten(1).all(1).any()
+
+
+def test_convolutional_blocks_have_their_rates():
+    rates = [stage.blocks[0].drop_path.rate for stage in nano(drop_path_rate=0.5).stages]
+    assert rates == pytest.approx([0.0, 0.2, 0.4])  # blocks 0, 2 and 4 of 6

@@ -60,6 +60,11 @@ def test_16_bit_grey_is_scaled(tmp_path, ending):
     assert read_saved(image, tmp_path / f"a.{ending}") == [[[value] * 3 for value in (0, 1, 100, 101, 255)]]
 
 
+def test_transparent_16_bit_grey(tmp_path):
+    image = Image.fromarray(np.array([[300, 301, 65535]], dtype=np.uint16))  # both are 1 in 8 bits
+    assert read_saved(image, tmp_path / "a.png", transparency=300) == [[[255] * 3, [1] * 3, [255] * 3]]
+
+
 def test_cmyk(tmp_path):
     assert read_saved(Image.new("CMYK", (1, 1), (0, 255, 255, 0)), tmp_path / "a.tiff") == [[[255, 0, 0]]]
 

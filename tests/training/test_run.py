@@ -70,6 +70,8 @@ def test_earlier_run_survives_a_mistake(run, config):
         "nat_nono": {"model": "nat_nono"},
         "nowhere": {"data": "nowhere"},
         "depths": {"overrides": {"depth": 1}},
+        "seed": {"seed": 2**32},
+        "layer_scale": {"overrides": {"layer_scale": "x"}},
         "must fit the grid": {"overrides": {"small_grid": "error"}},
     }
     for message, mistake in mistakes.items():
@@ -116,6 +118,21 @@ def test_open_a_config_of_other_fields(run):
     del fields["classes"]
     (run.path / "config.json").write_text(json.dumps(fields))
     with pytest.raises(DataError, match=r"got other fields .*classes"):
+        Run.open(run.path)
+
+
+def test_open_a_recipe_without_batch_size(run):
+    fields = json.loads((run.path / "config.json").read_text())
+    del fields["recipe"]["batch_size"]
+    (run.path / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(DataError, match=r"got other fields .*batch_size"):
+        Run.open(run.path)
+
+
+@pytest.mark.parametrize("content", [b'{"regard_run": 1,', b"\xff", b"{}"])
+def test_open_a_damaged_config(run, content):
+    (run.path / "config.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"config\.json', which cannot be read as one; restore it"):
         Run.open(run.path)
 
 

@@ -1,5 +1,6 @@
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -181,6 +182,45 @@ def test_image_that_breaks_later_leaves_the_epochs_before(config, folder):
     assert torch.stack([tensor.isfinite().all() for tensor in weights(run).values()]).all()
 
 
+def test_broken_test_image_leaves_the_epoch(config, folder, tmp_path):
+    data = tmp_path / "split"
+    for side in ("train", "val"):
+        shutil.copytree(folder, data / side)
+    (data / "val" / "red" / "0.png").write_bytes(b"no image")
+    config = {**config, "data": data, "epochs": 1, "warmup_epochs": 0}
+    with pytest.raises(DataError, match=r"val/red/0\.png"):
+        train(TrainConfig(**config))
+    run = Run.open(config["out"])
+    (record,) = run.metrics()
+    assert record["interrupted"] and record["train_loss"] > 0 and record["test_loss"] is None
+    frozen = train(TrainConfig(**{**config, "data": folder, "out": tmp_path / "frozen", "lr": 0.0}))
+    assert not same(weights(run), weights(frozen)) and (run.path / "curve.png").is_file()
+
+
+def test_rate_at_the_ends_of_the_warm_up(config, folder):
+    """From a hundredth of the peak, linearly, over all steps of the first epoch; then the cosine's first step."""
+    steps = len(open_source(folder).train) // config["batch_size"]
+    rates = []
+
+    for at in ((1, 1), (1, steps), (2, 1)):
+        with pytest.raises(KeyboardInterrupt):  # an interrupted run tells the rate of its last step
+            train(TrainConfig(**config, lr=0.01, overwrite=True), watcher=InterruptAt(*at))
+        rates.append(Run.open(config["out"]).metrics()[-1]["lr"])
+    step = (0.01 - 0.0001) / steps
+    assert rates == pytest.approx([0.0001, 0.01 - step, 0.01])
+
+
+@pytest.mark.parametrize("option", [{"label_smoothing": 0.5}, {"weight_decay": 0.5}], ids=str)
+def test_option_takes_effect(config, tmp_path, option):
+    def weights_after_a_step(out, **options):
+        with pytest.raises(KeyboardInterrupt):
+            train(TrainConfig(**{**config, "out": out, "warmup_epochs": 0}, **options), watcher=InterruptAt(1, 1))
+        return weights(Run.open(out))
+
+    usual, changed = weights_after_a_step(tmp_path / "a"), weights_after_a_step(tmp_path / "b", **option)
+    assert not same(usual, changed)
+
+
 def test_diverging_loss(config):
     with pytest.raises(RegardError, match=r"the loss became .* lower learning rate than 1e"):
         train(TrainConfig(**{**config, "epochs": 20, "lr": 1e30, "warmup_epochs": 0}))
@@ -221,7 +261,22 @@ def test_digits(config):
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"batch_size": 1}, "batch_size must be at least 2, got 1"),
         ({"lr": -1.0}, "lr must be at least 0"),
-        ({"lr": math.nan}, "lr must be at least 0, got nan"),
+        ({"lr": math.nan}, "lr must be a finite number, got nan"),
+        ({"lr": "x"}, "lr must be a finite number, got 'x'"),
+        ({"weight_decay": math.inf}, "weight_decay must be a finite number"),
+        ({"warmup_epochs": None}, "warmup_epochs must be a finite number"),
+        ({"label_smoothing": True}, "label_smoothing must be a finite number, got True"),
+        ({"color_jitter": -0.1}, "color_jitter must be at least 0"),
+        ({"color_jitter": "x"}, "color_jitter must be a finite number"),
+        ({"epochs": 1.5}, "epochs must be a whole number, got 1.5"),
+        ({"epochs": True}, "epochs must be a whole number, got True"),
+        ({"batch_size": 4.0}, "batch_size must be a whole number"),
+        ({"image_size": 8.0}, "image_size must be a whole number or None, got 8.0"),
+        ({"workers": "4"}, "workers must be a whole number or None"),
+        ({"seed": 0.5}, "seed must be a whole number"),
+        ({"seed": -1}, "seed must be at least 0"),
+        ({"seed": 2**32}, "seed must be at most 4294967295"),
+        ({"overrides": {"drop_path_rate": "x"}}, "drop_path_rate must be a finite number, got 'x'"),
         ({"workers": -1}, "workers must be at least 0"),
         ({"image_size": 0}, "image_size must be at least 1"),
         ({"warmup_epochs": 2}, "warmup_epochs must be fewer than epochs, got 2 of 2"),

@@ -1,5 +1,7 @@
 """Evaluation and prediction agree with the model itself, and refuse what does not fit."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -77,3 +79,9 @@ def test_predict_the_good_ones_among_bad_ones(run, folder, tmp_path):
 def test_predict_no_class(run):
     with pytest.raises(OptionError, match="top must be at least 1, got 0"):
         predict(run, [], top=0)
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_predict_one_file_instead_of_a_list(run, kind):
+    with pytest.raises(TypeError, match=r"list of files, got 'a\.png'; pass a list: \['a\.png'\]"):
+        predict(run, kind("a.png"))

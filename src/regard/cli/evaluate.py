@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from regard import training
@@ -29,12 +30,12 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps(asdict(score)))
         return
-    table = Table("class", title=f"{run}: accuracy by class")
+    table = Table("class", title=f"{escape(str(run))}: accuracy by class")
     table.add_column("images", justify="right")
     table.add_column("correct", justify="right")
     table.add_column("accuracy", justify="right")
     for each in score.classes:
-        table.add_row(each.name, str(each.images), str(each.correct), f"{each.accuracy:.2%}")
+        table.add_row(escape(each.name), str(each.images), str(each.correct), f"{each.accuracy:.2%}")
     Console().print(table)
     top5 = "" if score.top5 is None else f"  top-5 {score.top5:.2%}"
     typer.echo(f"{score.images} images  loss {score.loss:.4f}  top-1 {score.top1:.2%}{top5}")

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from regard import training
 from regard.errors import OptionError
 from regard.training import Record, Run, Source, TrainConfig, Watcher
+from regard.training.run import WEIGHTS
 
 WORDS = {"true": True, "false": False, "none": None}
 
@@ -65,11 +66,13 @@ def train(
         overwrite=overwrite,
         overrides=dict(map(parse_override, overrides)) if overrides else {},
     )
+    before = _saved_at(out)
     try:
         run = train_with_bar(config)
     except KeyboardInterrupt:
-        begun = (out / "config.json").is_file()
-        typer.echo(f"interrupted; {'the weights, metrics and curve so far are in' if begun else 'nothing is in'} {out}")
+        saved = _saved_at(out) not in (None, before)  # an earlier run's weights are not this training's
+        what = "the weights, metrics and curve so far are in" if saved else "nothing was saved yet in"
+        typer.echo(f"interrupted; {what} {out}")
         raise typer.Exit(130) from None
     typer.echo(f"done: {run.path} holds {', '.join(sorted(path.name for path in run.path.iterdir()))}")
 
@@ -83,11 +86,16 @@ def parse_override(text: str) -> tuple[str, Any]:
     """
     name, equals, value = text.partition("=")
     if not (name and equals):
-        raise OptionError(f"expected --set FIELD=VALUE, got {text!r}; write for example --set depths=2,2,6,2")
+        raise OptionError(f"expected --set FIELD=VALUE, got {text!r}; write for example --set depths=1,1,1")
     try:
         return name, ast.literal_eval(value)
     except (ValueError, SyntaxError):
         return name, WORDS.get(value.lower(), value)
+
+
+def _saved_at(out: Path) -> int | None:
+    weights = out / WEIGHTS
+    return weights.stat().st_mtime_ns if weights.is_file() else None
 
 
 def train_with_bar(config: TrainConfig) -> Run:

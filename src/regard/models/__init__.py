@@ -38,7 +38,7 @@ def create_model(
             `drop_path_rate`.
 
     Raises:
-        OptionError: an unknown name or field; the nearest ones are suggested.
+        OptionError: an unknown name or field, where the nearest ones are suggested, or a value of another type.
         ShapeError: fields that do not fit together.
         CheckpointError: weights that do not fit the model.
 

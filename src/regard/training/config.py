@@ -8,10 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from regard.errors import OptionError
+from regard.models._backbone import check_fields
 
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 PRECISIONS = ("no", "bf16", "fp16")
-AT_LEAST = {"epochs": 1, "batch_size": 2, "image_size": 1, "workers": 0, "lr": 0, "weight_decay": 0, "warmup_epochs": 0}
+AT_LEAST = {
+    "epochs": 1,
+    "batch_size": 2,
+    "image_size": 1,
+    "seed": 0,
+    "workers": 0,
+    "lr": 0,
+    "weight_decay": 0,
+    "warmup_epochs": 0,
+    "color_jitter": 0,
+}
+MAX_SEED = 2**32 - 1  # numpy's
 TAKEN_FROM_DATA = ("num_classes", "in_chans", "weights")
 
 
@@ -32,7 +44,7 @@ class TrainConfig:
         color_jitter: strength of timm's colour jitter; folders only.
         image_size: side of the square that the model sees; None is 8 for digits, and for folders
             224, or 56 for the small models, whose first grid is the whole image.
-        seed: of the weights, the order and the augmentation.
+        seed: of the weights, the order and the augmentation; up to 2**32 - 1.
         workers: processes that read images; None is none for digits, and 4 or as many as there are processors for
             folders.
         device: `cpu`, `cuda`, `mps` or `xpu`; None leaves the choice to accelerate.
@@ -41,7 +53,8 @@ class TrainConfig:
         overrides: fields of the model's config that differ from the named variant.
 
     Raises:
-        OptionError: a number below its minimum, an unknown word, or an override that the data decide.
+        OptionError: a value of another type, a number out of its range, an unknown word, or an override that
+            the data decide.
     """
 
     model: str
@@ -63,10 +76,13 @@ class TrainConfig:
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, least in AT_LEAST.items():
             value = getattr(self, name)
             if value is not None and not value >= least:
                 raise OptionError(f"{name} must be at least {least}, got {value}")
+        if self.seed > MAX_SEED:
+            raise OptionError(f"seed must be at most {MAX_SEED}, got {self.seed}")
         if not 0 <= self.label_smoothing < 1:
             raise OptionError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
         if self.warmup_epochs >= self.epochs and self.warmup_epochs > 0:

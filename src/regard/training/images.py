@@ -66,7 +66,9 @@ def _to_rgb(image: Image) -> Image:
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers without an agreed range; save it with 8 or 16 bits")
     if image.mode.startswith("I"):
-        image = pil.fromarray(_to_8_bit(np.asarray(image)))
+        pixels = np.asarray(image)
+        clear = pixels == image.info.get("transparency", -1)
+        image = pil.fromarray(np.where(clear, np.uint8(255), _to_8_bit(pixels)))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return pil.alpha_composite(pil.new("RGBA", image.size, "white"), image).convert("RGB")

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from regard._extras import require
-from regard.errors import RegardError, UnsupportedError
+from regard.errors import DataError, RegardError, UnsupportedError
 from regard.models import MODELS, Backbone, create_model
 from regard.training.config import TrainConfig
 from regard.training.data import DIGITS, ImageDataset, Source, collate, open_source
@@ -48,7 +48,7 @@ def train(config: TrainConfig, *, watcher: Watcher | None = None) -> Run:
 
     Raises:
         DataError: the data cannot be read, or the folder cannot be used. An image that turns out to be unreadable
-            while training ends the run; its finished epochs are kept.
+            while training or measuring ends the run; the weights as they were then, and the metrics, are in the folder.
         OptionError: an unknown model or override.
         UnsupportedError: the device is not there.
         RegardError: the loss became infinite or not a number; the finished epochs are kept.
@@ -81,7 +81,7 @@ def train(config: TrainConfig, *, watcher: Watcher | None = None) -> Run:
             record = loop.measure()
             loop.save(run)
             watcher.tested(record)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, DataError):
         loop.break_off()
         loop.save(run)
         raise

@@ -42,6 +42,7 @@ def predict(run: str | Path | Run, images: Sequence[str | Path], *, top: int = 5
     Raises:
         DataError: the folder is no run.
         OptionError: `top` is less than 1.
+        TypeError: one file instead of a list.
 
     Example:
         >>> from PIL import Image
@@ -53,6 +54,8 @@ def predict(run: str | Path | Run, images: Sequence[str | Path], *, top: int = 5
         >>> [len(prediction.classes) for prediction in predict(run, [folder / "black.png", folder / "gone.png"])]
         [5, 0]
     """
+    if isinstance(images, str | Path):
+        raise TypeError(f"images must be a list of files, got {str(images)!r}; pass a list: [{str(images)!r}]")
     if top < 1:
         raise OptionError(f"top must be at least 1, got {top}")
     run = run if isinstance(run, Run) else Run.open(run)

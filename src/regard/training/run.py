@@ -83,6 +83,11 @@ class Run:
         """
         path = Path(path)
         fields = _read_config(path)
+        if fields is None and (path / CONFIG).is_file():
+            raise DataError(
+                f"expected a config of format {FORMAT}, got {str(path / CONFIG)!r}, which cannot be read as one; "
+                "restore it, or train the run again"
+            )
         if fields is None:
             found = "a folder without" if path.is_dir() else "no folder, so no"
             raise DataError(
@@ -92,6 +97,8 @@ class Run:
             fields["preprocessing"] = Preprocessing(**_tuples(fields["preprocessing"]))
             fields["classes"] = tuple(fields["classes"])
             fields["model_config"] = _tuples(fields["model_config"])
+            if not isinstance(fields["recipe"]["batch_size"], int):  # evaluation needs it
+                raise TypeError("recipe without a whole batch_size")
             return cls(path, RunConfig(**fields))
         except (KeyError, TypeError) as error:
             raise DataError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from regard.models._backbone import check_numbers, check_ratio
+from regard.models._backbone import check_fields, check_numbers, check_rate, check_ratio, check_width
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,12 @@ class SwiftFormerConfig:
     drop_path_rate: float = 0.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_numbers(self, "embed_dims", "depths")
         check_numbers(self, "stem_strides", count=2)
+        check_width("embed_dims", self.embed_dims[0])
         check_ratio("mlp_ratio", self.mlp_ratio)
+        check_rate("drop_path_rate", self.drop_path_rate)
 
 
 VARIANTS = {
