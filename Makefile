@@ -3,12 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
+NATIVE := CMakeLists.txt $(wildcard src/regard/attention/*/*.cpp src/regard/attention/*/*.h)
 
-.PHONY: help demo test check docs clean
+.PHONY: help demo test check bench sanitize docs clean
 help:
 	@echo "make demo    train, evaluate and try two small networks on handwritten digits"
 	@echo "make test    run the tests"
 	@echo "make check   run the linter, the formatter's check and the type checker"
+	@echo "make bench   measure the kernels against their bars (quiet machine, some minutes)"
+	@echo "make sanitize run the kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make docs    build the documentation into site/"
 	@echo "make clean   remove everything that the other targets made"
 
@@ -23,6 +26,12 @@ check: $(VENV)/dev.installed
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+bench: $(VENV)/dev.installed
+	$(BIN)/python benchmarks/neighborhood.py
+
+sanitize: $(VENV)/dev.installed
+	$(BIN)/python tests/sanitize.py
+
 docs: $(VENV)/docs.installed
 	$(BIN)/mkdocs build --strict
 
@@ -33,6 +42,6 @@ $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 
-$(VENV)/%.installed: pyproject.toml | $(BIN)/pip
+$(VENV)/%.installed: pyproject.toml $(NATIVE) | $(BIN)/pip
 	$(BIN)/pip install --quiet --editable '.[$*]'
 	@touch $@

@@ -10,6 +10,7 @@ from regard.attention import (
     window,
 )
 from regard.attention._backend import set_backend
+from regard.attention._decompositions import decompositions
 from regard.attention._mechanism import Backend, Mechanism, Sample
 from regard.attention.additive import AdditiveAttention, additive_attention, additive_weights
 from regard.attention.efficient_additive import (
@@ -57,6 +58,7 @@ __all__ = [
     "WindowAttention",
     "additive_attention",
     "additive_weights",
+    "decompositions",
     "efficient_additive_attention",
     "efficient_additive_weights",
     "neighborhood_attention",

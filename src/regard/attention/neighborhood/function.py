@@ -11,7 +11,7 @@ from torch import Tensor
 from regard.attention import _checks
 from regard.attention._grid import crop_grid, pad_grid
 from regard.attention._mechanism import Backend, choose_backend
-from regard.attention.neighborhood import reference
+from regard.attention.neighborhood import op, reference
 from regard.attention.neighborhood.reference import Axis
 from regard.errors import ShapeError
 
@@ -66,10 +66,11 @@ def neighborhood_attention(
 
     Cost:
         2 * B * nh * N * K * (hd + hd_v) FLOPs for N grid positions. The reference holds gathered keys and values of
-        B * nh * N * K * (hd + hd_v) elements.
+        B * nh * N * K * (hd + hd_v) elements. The fused kernel holds a cache's worth of rows per thread, and
+        for the backward pass B * nh * N log-sum-exps.
 
     Precision:
-        The reference computes in the inputs' dtype.
+        The reference computes in the inputs' dtype; the fused kernel in float32 for 16-bit inputs.
 
     Source:
         NAT (arXiv 2204.07143, eq. 1-3), DiNAT (2209.15001), causal FNA (2403.04690), stride: GNA (2504.16922); windows
@@ -81,11 +82,14 @@ def neighborhood_attention(
         torch.Size([1, 14, 14, 2, 16])
     """
     axes = _check(query, key, value, kernel_size, dilation, stride, is_causal, bias, dropout_p, small_grid)
-    choose_backend(backend, [NO_KERNEL])
+    chosen = choose_backend(backend, op.unsupported_reasons(query, value, dropout_p))
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     grid = query.shape[1:-2]
     query, key, value = (pad_grid(tensor, [axis.extent for axis in axes]) for tensor in (query, key, value))
-    out = reference.neighborhood_attention(query, key, value, axes, bias, scale, dropout_p)
+    if chosen == "fused":
+        out = op.neighborhood_attention(query, key, value, axes, bias, scale)
+    else:
+        out = reference.neighborhood_attention(query, key, value, axes, bias, scale, dropout_p)
     return crop_grid(out, grid)
 
 
@@ -159,10 +163,7 @@ def unsupported_reasons(
 ) -> list[str]:
     """Say why `neighborhood_attention` has no fused kernel for these arguments; empty if it has one."""
     _check(query, key, value, kernel_size, dilation, stride, is_causal, bias, dropout_p, small_grid)
-    return [NO_KERNEL]
-
-
-NO_KERNEL = "this version of regard has no fused kernel for neighborhood attention"
+    return op.unsupported_reasons(query, value, dropout_p)
 
 
 def _check(

@@ -1,0 +1,41 @@
+"""Finding the compiled kernels: one shared library per instruction set, loaded by ctypes.
+
+The libraries stand in this folder, where an install with a C++ compiler puts them. Without one there are none, and the
+references serve.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from regard.attention import _native
+
+RUNNABLE = {"AVX512": ("x86_64_v4", "x86_64_v3", "portable"), "AVX2": ("x86_64_v3", "portable")}
+"""By what torch says of the processor: its instruction sets, best first. All other processors have the portable one."""
+
+
+class Native(NamedTuple):
+    """A loaded library and its instruction set, or why there is none."""
+
+    library: ctypes.CDLL | None
+    instruction_set: str
+    problem: str
+
+
+def load() -> Native:
+    """Load the best library for this processor."""
+    for name in RUNNABLE.get(torch.backends.cpu.get_cpu_capability(), ("portable",)):
+        for file in (file for folder in _native.__path__ for file in Path(folder).glob(f"*regard_{name}.*")):
+            try:
+                return Native(ctypes.CDLL(str(file)), name, "")
+            except OSError as error:
+                return Native(None, name, f"the native library {file.name} cannot be loaded: {error}")
+    return Native(None, "", "regard was installed without its native library: install it again with a C++ compiler")
+
+
+NATIVE = load()
+"""What this process uses."""

@@ -1,0 +1,241 @@
+// Vectors of lanes. The only file that knows an instruction set; everything else is written with the operators of GCC's
+// and Clang's vector types.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace regard {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+template <typename T>
+struct Types;
+template <>
+struct Types<float> {
+    typedef float Vector __attribute__((vector_size(kVectorBytes)));
+    typedef int32_t Index __attribute__((vector_size(kVectorBytes)));
+    typedef uint32_t Bits __attribute__((vector_size(kVectorBytes)));
+};
+template <>
+struct Types<double> {
+    typedef double Vector __attribute__((vector_size(kVectorBytes)));
+    typedef int64_t Index __attribute__((vector_size(kVectorBytes)));
+};
+template <typename T>
+using Vector = typename Types<T>::Vector;
+template <typename T>
+using Index = typename Types<T>::Index;
+template <typename T>
+constexpr int kLanes = kVectorBytes / sizeof(T);
+
+template <typename T>
+inline Vector<T> load(const T* from) {
+    Vector<T> vector;
+    std::memcpy(&vector, from, sizeof vector);
+    return vector;
+}
+
+template <typename T>
+inline void store(T* to, Vector<T> vector) {
+    std::memcpy(to, &vector, sizeof vector);
+}
+
+template <typename T>
+inline Vector<T> splat(T value) {
+    return Vector<T>{} + value;
+}
+
+template <typename T>
+inline Vector<T> maximum(Vector<T> a, Vector<T> b) {
+    return a > b ? a : b;
+}
+
+// Lane l of the result is element index[l] of the 2 * kLanes elements of a and b.
+template <typename T>
+inline Vector<T> shuffle(Vector<T> a, Vector<T> b, Index<T> index) {
+    T both[2 * kLanes<T>];
+    store(both, a);
+    store(both + kLanes<T>, b);
+    Vector<T> result;
+    for (int lane = 0; lane < kLanes<T>; ++lane) result[lane] = both[index[lane]];
+    return result;
+}
+#if defined(__AVX512F__)
+template <>
+inline Vector<float> shuffle<float>(Vector<float> a, Vector<float> b, Index<float> index) {
+    return (Vector<float>)_mm512_permutex2var_ps((__m512)a, (__m512i)index, (__m512)b);
+}
+template <>
+inline Vector<double> shuffle<double>(Vector<double> a, Vector<double> b, Index<double> index) {
+    return (Vector<double>)_mm512_permutex2var_pd((__m512d)a, (__m512i)index, (__m512d)b);
+}
+#elif defined(__AVX2__)
+template <>
+inline Vector<float> shuffle<float>(Vector<float> a, Vector<float> b, Index<float> index) {
+    const __m256i places = (__m256i)index;
+    const __m256 second = _mm256_castsi256_ps(_mm256_slli_epi32(places, 28));  // bit 3 becomes the sign
+    return (Vector<float>)_mm256_blendv_ps(
+        _mm256_permutevar8x32_ps((__m256)a, places), _mm256_permutevar8x32_ps((__m256)b, places), second);
+}
+#endif
+
+// e^x to float32 rounding for x up to 80; exactly 0 below the smallest normal number.
+inline Vector<float> exponential(Vector<float> x) {
+    const Vector<float> rounder = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to whole numbers
+    const Vector<float> shifted = x * 1.44269504f + rounder;
+    const Vector<float> whole = shifted - rounder;
+    const Vector<float> rest = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;  // ln 2 in two parts
+    Vector<float> series = splat(1.98756915e-4f);
+    series = series * rest + 1.39819995e-3f;
+    series = series * rest + 8.33345187e-3f;
+    series = series * rest + 4.16657962e-2f;
+    series = series * rest + 1.66666655e-1f;
+    series = series * rest + 0.5f;
+    series = series * rest * rest + rest + 1.0f;
+    using Bits = Types<float>::Bits;
+    const Bits power = ((Bits)shifted - (Bits)rounder) << 23;
+    const Vector<float> result = (Vector<float>)((Bits)series + power);
+    return x > -87.3f ? result : splat(0.0f);
+}
+inline Vector<double> exponential(Vector<double> x) {
+    for (int lane = 0; lane < kLanes<double>; ++lane) x[lane] = std::exp(x[lane]);
+    return x;
+}
+
+// The kLanes x kLanes block of rows becomes its transpose.
+template <typename T>
+inline void transpose(Vector<T>* rows) {
+    constexpr int n = kLanes<T>;
+    for (int step = 1; step < n; step *= 2) {
+        Index<T> low, high;
+        for (int lane = 0; lane < n; ++lane) {
+            low[lane] = lane & step ? n + lane - step : lane;
+            high[lane] = lane & step ? n + lane : lane + step;
+        }
+        for (int row = 0; row < n; ++row) {
+            if (row & step) continue;
+            const Vector<T> first = rows[row], second = rows[row + step];
+            rows[row] = shuffle<T>(first, second, low);
+            rows[row + step] = shuffle<T>(first, second, high);
+        }
+    }
+}
+
+// The element types of tensors. Arithmetic is in float or double; these only come in and go out.
+struct BFloat16 {
+    uint16_t bits;
+};
+struct Half {
+    uint16_t bits;
+};
+
+inline float widen(float value) { return value; }
+inline double widen(double value) { return value; }
+inline float widen(BFloat16 value) {
+    const uint32_t bits = uint32_t(value.bits) << 16;
+    float result;
+    std::memcpy(&result, &bits, sizeof result);
+    return result;
+}
+inline float widen(Half value) {
+    const uint32_t magnitude = value.bits & 0x7fffu, sign = uint32_t(value.bits & 0x8000u) << 16;
+    uint32_t bits = magnitude << 13;
+    float result;
+    std::memcpy(&result, &bits, sizeof result);
+    result *= 0x1p112f;  // moves the exponent's bias, of subnormal numbers too
+    std::memcpy(&bits, &result, sizeof bits);
+    if (magnitude >= 0x7c00u) bits |= 0x7f800000u;
+    bits |= sign;
+    std::memcpy(&result, &bits, sizeof result);
+    return result;
+}
+
+template <typename Stored>
+inline Stored narrow(double value) {
+    return Stored(value);
+}
+template <>
+inline BFloat16 narrow<BFloat16>(double value) {
+    const float single = float(value);
+    uint32_t bits;
+    std::memcpy(&bits, &single, sizeof bits);
+    if (single != single) return {uint16_t(bits >> 16 | 0x40)};
+    return {uint16_t((bits + 0x7fffu + (bits >> 16 & 1)) >> 16)};  // to nearest, ties to even
+}
+template <>
+inline Half narrow<Half>(double value) {
+    const float single = float(value);
+    uint32_t bits;
+    std::memcpy(&bits, &single, sizeof bits);
+    const uint16_t sign = uint16_t(bits >> 16 & 0x8000u);
+    bits &= 0x7fffffffu;
+    if (bits > 0x7f800000u) return {uint16_t(sign | 0x7e00u)};
+    if (bits >= 0x477ff000u) return {uint16_t(sign | 0x7c00u)};  // rounds to infinity
+    if (bits < 0x38800000u) {                                    // subnormal: the adder rounds
+        float scaled;
+        std::memcpy(&scaled, &bits, sizeof scaled);
+        scaled += 0.5f;
+        std::memcpy(&bits, &scaled, sizeof bits);
+        return {uint16_t(sign | (bits - 0x3f000000u))};
+    }
+    bits += 0xc8000fffu + (bits >> 13 & 1);
+    return {uint16_t(sign | bits >> 13)};
+}
+
+// A full vector of stored elements, next to one another in memory.
+template <typename T, typename Stored>
+inline Vector<T> load_as(const Stored* from) {
+    T values[kLanes<T>];
+    for (int lane = 0; lane < kLanes<T>; ++lane) values[lane] = widen(from[lane]);
+    return load(values);
+}
+template <>
+inline Vector<float> load_as<float, float>(const float* from) {
+    return load(from);
+}
+template <typename T, typename Stored>
+inline void store_as(Stored* to, Vector<T> vector) {
+    for (int lane = 0; lane < kLanes<T>; ++lane) to[lane] = narrow<Stored>(vector[lane]);
+}
+template <>
+inline void store_as<float, float>(float* to, Vector<float> vector) {
+    store(to, vector);
+}
+#if defined(__AVX512F__)
+template <>
+inline Vector<float> load_as<float, BFloat16>(const BFloat16* from) {
+    const __m256i bits = _mm256_loadu_si256((const __m256i*)from);
+    return (Vector<float>)_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16);
+}
+template <>
+inline Vector<float> load_as<float, Half>(const Half* from) {
+    return (Vector<float>)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from));
+}
+template <>
+inline void store_as<float, Half>(Half* to, Vector<float> vector) {
+    _mm256_storeu_si256((__m256i*)to, _mm512_cvtps_ph((__m512)vector, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+template <>
+inline void store_as<float, BFloat16>(BFloat16* to, Vector<float> vector) {
+    using Bits = Types<float>::Bits;
+    const Bits bits = (Bits)vector;
+    const Bits rounded = bits + 0x7fff + (bits >> 16 & 1);
+    const Bits chosen = vector == vector ? rounded : (bits | 0x400000);
+    _mm256_storeu_si256((__m256i*)to, _mm512_cvtepi32_epi16(_mm512_srli_epi32((__m512i)chosen, 16)));
+}
+#endif
+
+}  // namespace regard

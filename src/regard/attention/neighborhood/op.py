@@ -1,0 +1,233 @@
+"""The CPU kernel of neighborhood attention as an operator of PyTorch: autograd, fake tensors, autocast, vmap, FLOPs."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from regard.attention._native import loader
+from regard.attention.neighborhood import reference
+from regard.attention.neighborhood.reference import Axis
+
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}  # as in cpu.cpp
+WIDEST_HEAD = 256
+
+
+def unsupported_reasons(query: Tensor, value: Tensor, dropout_p: float) -> list[str]:
+    """Say why the kernel cannot serve a call with checked arguments; empty if it can."""
+    reasons = []
+    if query.device.type != "cpu":
+        reasons.append(f"the kernel runs on the CPU, and the tensors are on {query.device}")
+    elif loader.NATIVE.problem:
+        reasons.append(loader.NATIVE.problem)
+    if max(query.shape[-1], value.shape[-1]) > WIDEST_HEAD:
+        reasons.append(f"heads have more than {WIDEST_HEAD} channels")
+    if dropout_p > 0:
+        reasons.append("the kernel has no dropout of attention weights")
+    return reasons
+
+
+def neighborhood_attention(
+    query: Tensor, key: Tensor, value: Tensor, axes: Sequence[Axis], bias: Tensor | None, scale: float
+) -> Tensor:
+    """Call the operator with what the reference takes."""
+    kernel_size, dilation, stride, is_causal = map(list, zip(*axes, strict=True))
+    return _forward(query, key, value, bias, kernel_size, dilation, stride, is_causal, scale)[0]
+
+
+def decompose(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None,
+    kernel_size: Sequence[int],
+    dilation: Sequence[int],
+    stride: Sequence[int],
+    is_causal: Sequence[bool],
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Do what the operator does with the reference, for exporters; nobody reads the log-sum-exps there."""
+    axes = [Axis(*options) for options in zip(kernel_size, dilation, stride, is_causal, strict=True)]
+    out = reference.neighborhood_attention(query, key, value, axes, bias, scale, 0.0)
+    return out, query.new_zeros(query.shape[:-1], dtype=_statistics_dtype(query))
+
+
+@torch.library.custom_op("regard::neighborhood_attention", mutates_args=(), device_types="cpu")
+def _forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None,
+    kernel_size: Sequence[int],
+    dilation: Sequence[int],
+    stride: Sequence[int],
+    is_causal: Sequence[bool],
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Return the output and the log-sum-exps, `[B, *grid, nh]`."""
+    out, lse = _outputs(query, value)
+    table = _table(bias, lse)  # named, so that it lives until the kernel has read it
+    if out.numel():
+        _library().regard_neighborhood_forward(
+            DTYPES[query.dtype],
+            _problem(query, value, kernel_size, dilation, stride, is_causal, scale),
+            _operands(query, key, value, out),
+            _pointer(table),
+            _pointer(lse),
+        )
+    return out, lse
+
+
+@torch.library.custom_op("regard::neighborhood_attention_backward", mutates_args=(), device_types="cpu")
+def _backward(
+    out_gradient: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None,
+    lse: Tensor,
+    kernel_size: Sequence[int],
+    dilation: Sequence[int],
+    stride: Sequence[int],
+    is_causal: Sequence[bool],
+    scale: float,
+) -> list[Tensor]:
+    """Return the gradients of query, key, value and, where there is one, bias."""
+    gradients = _gradients(query, key, value, bias)
+    table = _table(bias, lse)
+    table_gradient = None if table is None else torch.zeros_like(table)
+    statistics = lse.new_empty(2, *lse.shape)
+    if out_gradient.numel():
+        _library().regard_neighborhood_backward(
+            DTYPES[query.dtype],
+            _problem(query, value, kernel_size, dilation, stride, is_causal, scale),
+            _operands(query, key, value, out_gradient, *gradients[:3]),
+            _pointer(table),
+            _pointer(lse),
+            _pointer(statistics),
+            _pointer(table_gradient),
+        )
+    if table_gradient is not None:
+        gradients[3].copy_(table_gradient)
+    return gradients
+
+
+def _statistics_dtype(query: Tensor) -> torch.dtype:
+    return torch.float64 if query.dtype == torch.float64 else torch.float32
+
+
+def _outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    out = query.new_empty(*query.shape[:-1], value.shape[-1])
+    return out, query.new_empty(query.shape[:-1], dtype=_statistics_dtype(query))
+
+
+def _gradients(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> list[Tensor]:
+    return [tensor.new_empty(tensor.shape) for tensor in (query, key, value, bias) if tensor is not None]
+
+
+@_forward.register_fake
+def _fake_forward(query: Tensor, key: Tensor, value: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+    return _outputs(query, value)
+
+
+@_backward.register_fake
+def _fake_backward(
+    _: Tensor, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, *__: object
+) -> list[Tensor]:
+    return _gradients(query, key, value, bias)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:  # noqa: ANN401
+    query, key, value, bias, *ctx.options = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(query, key, value, bias, output[1])
+
+
+def _differentiate(ctx: Any, out_gradient: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+    query, key, value, bias, lse = ctx.saved_tensors
+    gradients = _backward(out_gradient, query, key, value, bias, lse, *ctx.options)
+    return (*gradients, *[None] * (4 - len(gradients) + len(ctx.options)))
+
+
+_forward.register_autograd(_differentiate, setup_context=_save)
+_forward.register_autocast("cpu", torch.bfloat16)
+
+
+@_forward.register_vmap
+def _map(info: Any, in_dims: Any, *inputs: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:  # noqa: ANN401
+    """Fold the mapped dimension into the batch; a mapped bias has a call of its own for every entry."""
+    *tensors, bias = (t if dim is None else t.movedim(dim, 0) for t, dim in zip(inputs[:4], in_dims[:4], strict=True))
+    count, options = info.batch_size, inputs[4:]
+    tensors = [t.expand(count, *t.shape) if dim is None else t for t, dim in zip(tensors, in_dims, strict=False)]
+    if in_dims[3] is None:
+        out, lse = _forward(*(tensor.flatten(0, 1) for tensor in tensors), bias, *options)
+        batch = tensors[0].shape[1]
+        return (out.unflatten(0, (count, batch)), lse.unflatten(0, (count, batch))), (0, 0)
+    results = [_forward(*one, *options) for one in zip(*tensors, bias, strict=True)]
+    out, lse = map(torch.stack, zip(*results, strict=True))
+    return (out, lse), (0, 0)
+
+
+@register_flop_formula(torch.ops.regard.neighborhood_attention)
+def _forward_flops(*shapes: Any, **__: Any) -> int:  # noqa: ANN401
+    query, _, value, _, kernel_size, *_ = shapes
+    return 2 * prod(query[:-1]) * prod(kernel_size) * (query[-1] + value[-1])
+
+
+@register_flop_formula(torch.ops.regard.neighborhood_attention_backward)
+def _backward_flops(*shapes: Any, **__: Any) -> int:  # noqa: ANN401
+    """Count the five products of the mathematics; the kernel makes two of them twice."""
+    _, query, _, value, _, _, kernel_size, *_ = shapes
+    return 2 * prod(query[:-1]) * prod(kernel_size) * (3 * query[-1] + 2 * value[-1])
+
+
+class _Axis(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_int64) for name in ("length", "kernel", "dilation", "stride", "is_causal"))
+
+
+class _Problem(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("batch", "heads", "query_dim", "value_dim", "threads")),
+        ("axes", _Axis * 3),
+        ("scale", ctypes.c_double),
+    )
+
+
+class _Operand(ctypes.Structure):
+    _fields_ = (("data", ctypes.c_void_p), ("strides", ctypes.c_int64 * 6))
+
+
+def _library() -> ctypes.CDLL:
+    if loader.NATIVE.library is None:  # a program that was made where there was one
+        raise RuntimeError(loader.NATIVE.problem)
+    return loader.NATIVE.library
+
+
+def _problem(query: Tensor, value: Tensor, *options: Any) -> Any:  # noqa: ANN401
+    *per_axis, scale = options
+    axes = list(zip(query.shape[1:-2], *per_axis, strict=True))
+    missing = [(1, 1, 1, 1, 0)] * (3 - len(axes))
+    sizes = (query.shape[0], query.shape[-2], query.shape[-1], value.shape[-1], torch.get_num_threads())
+    return ctypes.byref(_Problem(*sizes, (_Axis * 3)(*(_Axis(*axis) for axis in (*missing, *axes))), scale))
+
+
+def _operands(*tensors: Tensor) -> Any:  # noqa: ANN401
+    def operand(tensor: Tensor) -> _Operand:
+        batch, *rest = tensor.stride()
+        return _Operand(tensor.data_ptr(), (ctypes.c_int64 * 6)(batch, *[0] * (5 - len(rest)), *rest))
+
+    return (_Operand * len(tensors))(*map(operand, tensors))
+
+
+def _table(bias: Tensor | None, lse: Tensor) -> Tensor | None:
+    return None if bias is None else bias.to(lse.dtype).contiguous()
+
+
+def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())

@@ -1,0 +1,166 @@
+// The two sums that neighborhood attention consists of, over the partners of vectors of lanes.
+//
+//   dots: scores[t][lane] = sum over channels of mine[channel][lane] * theirs[channel][first(lane) + t]
+//   sums: out[channel][lane] += sum over t of weights[t][lane] * theirs[channel][first(lane) + t]
+//
+// Rows of the grid are transposed to [channel][lane] once, into a ring. Two rows of queries (or of keys, in the backward
+// pass) are worked on together, because they share most partners: what is shuffled for one serves the other.
+#pragma once
+
+#include "plan.h"
+
+namespace regard {
+
+// A tensor of stored elements: data and strides, in elements, of batch, three grid axes, head and channel.
+template <typename Stored>
+struct Tensor {
+    Stored* data;
+    const int64_t* strides;
+    int64_t channels;
+
+    Stored* at(int64_t batch, int64_t z, int64_t y) const {
+        return data + batch * strides[0] + z * strides[1] + y * strides[2];
+    }
+    int64_t lane(int64_t head, int64_t x) const { return head * strides[4] + x * strides[3]; }
+};
+
+// Reads lanes of a row, `offsets` apart, into `out`, [channel][pitch], times a factor. The last lane fills up a vector.
+template <typename T, typename Stored>
+void read_lanes(T* out, int64_t pitch, const Stored* row, const int64_t* offsets, int lanes, int64_t channels,
+                int64_t channel_stride, T factor) {
+    constexpr int n = kLanes<T>;
+    for (int lane = 0; lane < lanes; lane += n) {
+        const Stored* from[n];
+        for (int l = 0; l < n; ++l) from[l] = row + offsets[std::min(lane + l, lanes - 1)];
+        int64_t channel = 0;
+        for (; channel_stride == 1 && channel + n <= channels; channel += n) {
+            Vector<T> rows[n];
+            for (int l = 0; l < n; ++l) rows[l] = load_as<T>(from[l] + channel);
+            transpose<T>(rows);
+            for (int c = 0; c < n; ++c) store(out + (channel + c) * pitch + lane, rows[c] * factor);
+        }
+        for (; channel < channels; ++channel) {
+            for (int l = 0; l < n; ++l) out[channel * pitch + lane + l] = widen(from[l][channel * channel_stride]) * factor;
+        }
+    }
+}
+
+// Writes one vector of lanes, [channel][n], times a factor per lane.
+template <typename T, typename Stored>
+void write_lanes(const T* in, Stored* row, const int64_t* offsets, int lanes, int64_t channels, int64_t channel_stride,
+                 Vector<T> factor) {
+    constexpr int n = kLanes<T>;
+    int64_t channel = 0;
+    for (; channel_stride == 1 && channel + n <= channels; channel += n) {
+        Vector<T> rows[n];
+        for (int c = 0; c < n; ++c) rows[c] = load(in + (channel + c) * n) * factor;
+        transpose<T>(rows);
+        for (int l = 0; l < lanes; ++l) store_as<T>(row + offsets[l] + channel, rows[l]);
+    }
+    for (; channel < channels; ++channel) {
+        const Vector<T> values = load(in + channel * n) * factor;
+        for (int l = 0; l < lanes; ++l) row[offsets[l] + channel * channel_stride] = narrow<Stored>(values[l]);
+    }
+}
+
+// Partner t of all lanes, as a vector, out of one channel of a row that begins with the smallest first partner.
+template <typename T, Reach reach>
+struct Partners {
+    static constexpr int n = kLanes<T>;
+    Vector<T> low, high;
+    const T* row;
+
+    explicit Partners(const T* from) : row(from) {
+        if constexpr (reach == Reach::shuffled) {
+            low = load(from);
+            high = load(from + n);
+        }
+    }
+    Vector<T> operator()(int t, Index<T> first) const {
+        if constexpr (reach == Reach::contiguous) return load(row + t);
+        if constexpr (reach == Reach::shuffled) return shuffle<T>(low, high, first + t);
+        Vector<T> values{};
+        for (int l = 0; l < n; ++l) values[l] = row[first[l] + t];
+        return values;
+    }
+};
+
+// What a block of one or two rows (`lines`) does with `count` partners.
+template <typename T>
+struct Operands {
+    const T* theirs;  // [channel][pitch], at the first partner
+    int64_t pitch, channels;
+    Index<T> first;
+    const T* in[2];  // dots: mine, [channel][n]; sums: weights, [t][n]
+    T* out[2];       // dots: scores, [t][n]; sums: [channel][n]
+};
+
+template <typename T, Reach reach, int lines, int count>
+void dots(const Operands<T>& o) {
+    constexpr int n = kLanes<T>;
+    Vector<T> scores[lines][count] = {};
+    for (int64_t channel = 0; channel < o.channels; ++channel) {
+        const Partners<T, reach> partners(o.theirs + channel * o.pitch);
+        Vector<T> mine[lines];
+        for (int line = 0; line < lines; ++line) mine[line] = load(o.in[line] + channel * n);
+#pragma GCC unroll 16
+        for (int t = 0; t < count; ++t) {
+            const Vector<T> theirs = partners(t, o.first);
+#pragma GCC unroll 2
+            for (int line = 0; line < lines; ++line) scores[line][t] += mine[line] * theirs;
+        }
+    }
+    for (int line = 0; line < lines; ++line) {
+        for (int t = 0; t < count; ++t) store(o.out[line] + t * n, scores[line][t]);
+    }
+}
+
+template <typename T, Reach reach, int lines, int count>
+void sums(const Operands<T>& o) {
+    constexpr int n = kLanes<T>;
+    Vector<T> weights[lines][count];
+    for (int line = 0; line < lines; ++line) {
+        for (int t = 0; t < count; ++t) weights[line][t] = load(o.in[line] + t * n);
+    }
+    for (int64_t channel = 0; channel < o.channels; ++channel) {
+        const Partners<T, reach> partners(o.theirs + channel * o.pitch);
+        Vector<T> sum[lines] = {};  // added to `out` at once: short sums of short sums round less than one long one
+#pragma GCC unroll 16
+        for (int t = 0; t < count; ++t) {
+            const Vector<T> theirs = partners(t, o.first);
+#pragma GCC unroll 2
+            for (int line = 0; line < lines; ++line) sum[line] += weights[line][t] * theirs;
+        }
+        for (int line = 0; line < lines; ++line) {
+            T* out = o.out[line] + channel * n;
+            store(out, load(out) + sum[line]);
+        }
+    }
+}
+
+template <typename T>
+constexpr int kLongestChunk = kVectorBytes == 64 ? 7 : kVectorBytes == 32 ? 5 : 4;  // what the registers hold
+
+template <typename T>
+using Kernel = void (*)(const Operands<T>&);
+
+template <typename T, bool summing, Reach reach, int lines, int count>
+constexpr Kernel<T> kKernel = summing ? sums<T, reach, lines, count> : dots<T, reach, lines, count>;
+
+template <typename T, bool summing, Reach reach, int lines>
+constexpr Kernel<T> kKernels[] = {
+    kKernel<T, summing, reach, lines, 1>, kKernel<T, summing, reach, lines, 2>, kKernel<T, summing, reach, lines, 3>,
+    kKernel<T, summing, reach, lines, 4>, kKernel<T, summing, reach, lines, 5>, kKernel<T, summing, reach, lines, 6>,
+    kKernel<T, summing, reach, lines, 7>};
+
+template <typename T, bool summing>
+Kernel<T> kernel_of(int lines, Reach reach, int count) {
+    static constexpr const Kernel<T>* table[3][2] = {
+        {kKernels<T, summing, Reach::contiguous, 1>, kKernels<T, summing, Reach::contiguous, 2>},
+        {kKernels<T, summing, Reach::shuffled, 1>, kKernels<T, summing, Reach::shuffled, 2>},
+        {kKernels<T, summing, Reach::gathered, 1>, kKernels<T, summing, Reach::gathered, 2>},
+    };
+    return table[int(reach)][lines - 1][count - 1];
+}
+
+}  // namespace regard

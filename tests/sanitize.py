@@ -1,0 +1,73 @@
+"""Run every sample of every fused CPU kernel under AddressSanitizer and UndefinedBehaviorSanitizer: `make sanitize`.
+
+Builds the native libraries with the sanitizers, once per instruction set, and loads them into a Python of its own.
+"""
+
+import ctypes
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def build(folder):
+    configure = ["cmake", "-S", ROOT, "-B", folder / "build", "-G", "Ninja"]
+    subprocess.run(
+        [*configure, "-DREGARD_SANITIZE=ON", f"-DREGARD_OUTPUT={folder}"], check=True, stdout=subprocess.DEVNULL
+    )
+    subprocess.run(["cmake", "--build", folder / "build"], check=True, stdout=subprocess.DEVNULL)
+
+
+def check(file):
+    """In the child: all samples, in all dtypes, on one and two threads."""
+    import torch
+
+    from regard.attention import MECHANISMS
+    from regard.attention._native import loader
+
+    native = loader.NATIVE = loader.Native(ctypes.CDLL(file), Path(file).name, "")
+    calls = 0
+    for mechanism in MECHANISMS:
+        for sample in mechanism.samples:
+            for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+                tensors = {name: tensor.requires_grad_() for name, tensor in sample.tensors(dtype).items()}
+                if mechanism.name == "softmax" or mechanism.unsupported_reasons(**tensors, **sample.options):
+                    continue
+                for threads in (1, 2):
+                    torch.set_num_threads(threads)
+                    out = mechanism.function(**tensors, **sample.options, backend="fused")
+                    gradients = torch.autograd.grad(out, list(tensors.values()), torch.ones_like(out))
+                    assert all(result.isfinite().all() for result in (out, *gradients))
+                    calls += 1
+    assert calls > 0
+    print(f"{native.instruction_set}: {calls} calls, forward and backward, nothing found", flush=True)
+
+
+def main():
+    with tempfile.TemporaryDirectory() as folder:
+        build(Path(folder))
+        runtimes = [runtime("libasan.so"), runtime("libubsan.so")]
+        environment = {**os.environ, "LD_PRELOAD": ":".join(runtimes), "ASAN_OPTIONS": "detect_leaks=0"}
+        for file in sorted(Path(folder).glob("libregard_*")):
+            if runs_here(file.stem):
+                subprocess.run([sys.executable, __file__, str(file)], check=True, env=environment, cwd=ROOT)
+
+
+def runtime(name):
+    command = ["g++", f"-print-file-name={name}"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def runs_here(stem):
+    import torch
+
+    from regard.attention._native.loader import RUNNABLE
+
+    return stem.removeprefix("libregard_") in RUNNABLE.get(torch.backends.cpu.get_cpu_capability(), ("portable",))
+
+
+if __name__ == "__main__":
+    check(sys.argv[1]) if len(sys.argv) > 1 else main()
