@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from pictures import write_folder
 from regard.attention import MECHANISMS
+from regard.attention._native.loader import NATIVE
 from regard.cli import app
 from regard.cli import demo as demo_verb
 from regard.models import MODELS, create_model
@@ -201,6 +202,7 @@ def test_check():
     printed = call("check").stdout
     assert all(mechanism.name in printed for mechanism in MECHANISMS)
     assert torch.__version__ in printed and "timm" in printed and "missing" not in printed
+    assert (NATIVE.instruction_set or NATIVE.problem[:20]) in printed
 
 
 def test_check_notices_a_broken_reference(monkeypatch):

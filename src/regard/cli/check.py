@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from regard.attention import MECHANISMS, Mechanism
+from regard.attention._native.loader import NATIVE
 from regard.training.run import available_device
 from regard.training.versions import TRAIN_PACKAGES, version
 
@@ -37,6 +38,7 @@ def _installation() -> Table:
     table.add_row("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     table.add_row("torch", f"{torch.__version__}, {torch.get_num_threads()} threads")
     table.add_row("devices", ", ".join(_devices()))
+    table.add_row("native library", NATIVE.problem or f"compiled for {NATIVE.instruction_set}")
     for extra, packages in OPTIONAL.items():
         for package in packages:
             missing = escape(f"missing: pip install 'regard[{extra}]'")

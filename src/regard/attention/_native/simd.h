@@ -115,16 +115,18 @@ inline Vector<double> exponential(Vector<double> x) {
     return x;
 }
 
-// The kLanes x kLanes block of rows becomes its transpose.
-template <typename T>
-inline void transpose(Vector<T>* rows) {
+// One step of a transpose: rows `step` apart exchange every other run of `step` lanes.
+template <typename T, int step>
+inline void exchange(Vector<T>* rows) {
     constexpr int n = kLanes<T>;
-    for (int step = 1; step < n; step *= 2) {
+    if constexpr (step < n) {
         Index<T> low, high;
+#pragma GCC unroll 16
         for (int lane = 0; lane < n; ++lane) {
             low[lane] = lane & step ? n + lane - step : lane;
             high[lane] = lane & step ? n + lane : lane + step;
         }
+#pragma GCC unroll 16
         for (int row = 0; row < n; ++row) {
             if (row & step) continue;
             const Vector<T> first = rows[row], second = rows[row + step];
@@ -132,6 +134,15 @@ inline void transpose(Vector<T>* rows) {
             rows[row + step] = shuffle<T>(first, second, high);
         }
     }
+}
+
+// The kLanes x kLanes block of rows becomes its transpose.
+template <typename T>
+inline void transpose(Vector<T>* rows) {
+    exchange<T, 1>(rows);
+    exchange<T, 2>(rows);
+    exchange<T, 4>(rows);
+    exchange<T, 8>(rows);
 }
 
 // The element types of tensors. Arithmetic is in float or double; these only come in and go out.

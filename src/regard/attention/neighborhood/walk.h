@@ -35,8 +35,10 @@ void read_lanes(T* out, int64_t pitch, const Stored* row, const int64_t* offsets
         int64_t channel = 0;
         for (; channel_stride == 1 && channel + n <= channels; channel += n) {
             Vector<T> rows[n];
+#pragma GCC unroll 16
             for (int l = 0; l < n; ++l) rows[l] = load_as<T>(from[l] + channel);
             transpose<T>(rows);
+#pragma GCC unroll 16
             for (int c = 0; c < n; ++c) store(out + (channel + c) * pitch + lane, rows[c] * factor);
         }
         for (; channel < channels; ++channel) {
@@ -53,6 +55,7 @@ void write_lanes(const T* in, Stored* row, const int64_t* offsets, int lanes, in
     int64_t channel = 0;
     for (; channel_stride == 1 && channel + n <= channels; channel += n) {
         Vector<T> rows[n];
+#pragma GCC unroll 16
         for (int c = 0; c < n; ++c) rows[c] = load(in + (channel + c) * n) * factor;
         transpose<T>(rows);
         for (int l = 0; l < lanes; ++l) store_as<T>(row + offsets[l] + channel, rows[l]);
@@ -98,10 +101,16 @@ struct Operands {
 template <typename T, Reach reach, int lines, int count>
 void dots(const Operands<T>& o) {
     constexpr int n = kLanes<T>;
-    Vector<T> scores[lines][count] = {};
+    Vector<T> scores[lines][count];
+#pragma GCC unroll 2
+    for (int line = 0; line < lines; ++line) {
+#pragma GCC unroll 16
+        for (int t = 0; t < count; ++t) scores[line][t] = splat(T(0));
+    }
     for (int64_t channel = 0; channel < o.channels; ++channel) {
         const Partners<T, reach> partners(o.theirs + channel * o.pitch);
         Vector<T> mine[lines];
+#pragma GCC unroll 2
         for (int line = 0; line < lines; ++line) mine[line] = load(o.in[line] + channel * n);
 #pragma GCC unroll 16
         for (int t = 0; t < count; ++t) {
@@ -110,7 +119,9 @@ void dots(const Operands<T>& o) {
             for (int line = 0; line < lines; ++line) scores[line][t] += mine[line] * theirs;
         }
     }
+#pragma GCC unroll 2
     for (int line = 0; line < lines; ++line) {
+#pragma GCC unroll 16
         for (int t = 0; t < count; ++t) store(o.out[line] + t * n, scores[line][t]);
     }
 }
@@ -119,18 +130,21 @@ template <typename T, Reach reach, int lines, int count>
 void sums(const Operands<T>& o) {
     constexpr int n = kLanes<T>;
     Vector<T> weights[lines][count];
+#pragma GCC unroll 2
     for (int line = 0; line < lines; ++line) {
+#pragma GCC unroll 16
         for (int t = 0; t < count; ++t) weights[line][t] = load(o.in[line] + t * n);
     }
     for (int64_t channel = 0; channel < o.channels; ++channel) {
         const Partners<T, reach> partners(o.theirs + channel * o.pitch);
-        Vector<T> sum[lines] = {};  // added to `out` at once: short sums of short sums round less than one long one
+        Vector<T> sum[lines]{};  // added to `out` at once: short sums of short sums round less than one long one
 #pragma GCC unroll 16
         for (int t = 0; t < count; ++t) {
             const Vector<T> theirs = partners(t, o.first);
 #pragma GCC unroll 2
             for (int line = 0; line < lines; ++line) sum[line] += weights[line][t] * theirs;
         }
+#pragma GCC unroll 2
         for (int line = 0; line < lines; ++line) {
             T* out = o.out[line] + channel * n;
             store(out, load(out) + sum[line]);
