@@ -49,6 +49,7 @@ GRIDS = [
     ((5, 6, 20), 2, 16, (3, 3, 5), {"is_causal": (True, False, True)}),
     ((4, 2000), 1, 64, (3, 3), {}),
     ((6, 6), 2, 256, (3, 3), {}),
+    ((24, 59), 5, 16, (13, 6), {"stride": (8, 1), "is_causal": (True, False)}),  # a rest of heads, in tiles of its own
 ]
 
 

@@ -174,10 +174,8 @@ void backward_query(const Inputs<T, Stored>& in, Tensor<const Stored> out_gradie
         if (bias_gradient) tables[thread].assign(size_t(table), 0.0);
         Walk<T> walk(schedule);
         const auto hand_in = [&] {
-            collected.match(walk, [&](T& here, int64_t index) {
-                tables[thread][size_t(index)] += here;
-                here = 0;
-            });
+            collected.match(walk, [&](T& here, int64_t index) { tables[thread][size_t(index)] += here; });
+            std::memset(collected.memory, 0, sizeof(T) * BiasLanes<T>::elements(schedule));  // unused lanes' sums, too
         };
         for (; unit < end; ++unit) {
             const bool changed = walk.enter(unit);
