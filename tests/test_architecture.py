@@ -1,6 +1,7 @@
 """The layout is a promise: which part may import which, how long a file may be, how light an import is."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -66,14 +67,17 @@ def test_import_is_light():
     program = """
 import sys, time
 import torch
-begin = time.perf_counter()
+begin = time.process_time()
 import regard
-print(time.perf_counter() - begin)
-print([name for name in ("timm", "matplotlib", "onnx", "sklearn", "accelerate", "typer") if name in sys.modules])
+print(time.process_time() - begin)
+heavy = ("timm", "matplotlib", "onnx", "sklearn", "accelerate", "typer", "triton")
+print([name for name in heavy if name in sys.modules])
 """
     seconds = []
+    installed = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}  # has bytecode
     for _ in range(3):
-        lines = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+        command = [sys.executable, "-c", program]
+        lines = subprocess.run(command, capture_output=True, text=True, check=True, env=installed).stdout
         time, modules = lines.splitlines()
         assert modules == "[]"
         seconds.append(float(time))

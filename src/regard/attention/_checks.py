@@ -20,6 +20,8 @@ LAYOUT = "[B, *grid, nh, hd] with a grid of 1, 2 or 3 axes"
 
 def check_tensors(tensors: Mapping[str, Tensor | None]) -> None:
     """Check that the arguments are dense floating-point tensors of one dtype on one device; None is absent."""
+    if _alike(tensors.values()):
+        return
     present: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if tensor is None:
@@ -37,6 +39,23 @@ def check_tensors(tensors: Mapping[str, Tensor | None]) -> None:
             raise TypeError(f"all tensors must have the same {quality}, got {found}; move them with .to()")
 
 
+def _alike(tensors: Iterable[Tensor | None]) -> bool:
+    """Tell at a glance that there is nothing to complain about: a small network spends its time on little else."""
+    first = None
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        if first is None:
+            first = tensor
+            if not isinstance(first, Tensor) or first.dtype not in DTYPES:
+                return False
+        if not isinstance(tensor, Tensor) or tensor.dtype != first.dtype or tensor.device != first.device:
+            return False
+        if tensor.layout != torch.strided or tensor.is_nested:
+            return False
+    return True
+
+
 def check_grid_tensor(name: str, tensor: Tensor, ranks: Sequence[int], layout: str) -> None:
     """Check the number of dimensions of a grid tensor, and that only the batch may be empty."""
     if tensor.ndim not in ranks:
@@ -48,10 +67,13 @@ def check_grid_tensor(name: str, tensor: Tensor, ranks: Sequence[int], layout: s
 
 def check_shape(name: str, tensor: Tensor, expected: Sequence[int | None], rule: str) -> None:
     """Check a shape; None stands for any size of at least 1."""
-    if tensor.ndim == len(expected) and all(
-        got == want if want is not None else got > 0 for got, want in zip(tensor.shape, expected, strict=True)
-    ):
-        return
+    found = tensor.shape
+    if len(found) == len(expected):
+        for got, want in zip(found, expected, strict=True):
+            if got != want and (want is not None or got == 0):
+                break
+        else:
+            return
     pattern = ", ".join("any" if size is None else str(size) for size in expected)
     raise ShapeError(f"{name} {rule}: expected [{pattern}], got {shape(tensor)}")
 
@@ -127,6 +149,17 @@ def check_probability(name: str, value: float) -> None:
         raise TypeError(f"{name} must be a number, got {value!r}")
     if not 0.0 <= value < 1.0:
         raise ShapeError(f"{name} must be in [0, 1), got {value}")
+
+
+def scale_of(query: Tensor, scale: float | None) -> float:
+    """Check the factor on the dot products; None stands for hd ** -0.5."""
+    if scale is None:
+        return query.shape[-1] ** -0.5
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)):
+        raise TypeError(
+            f"scale must be a number, got {type(scale).__name__}; multiply the query by a learned one, with scale=1.0"
+        )
+    return scale
 
 
 def shape(tensor: Tensor | torch.Size | Sequence[int]) -> str:

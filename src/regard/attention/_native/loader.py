@@ -17,6 +17,8 @@ from regard.attention import _native
 RUNNABLE = {"AVX512": ("x86_64_v4", "x86_64_v3", "portable"), "AVX2": ("x86_64_v3", "portable")}
 """By what torch says of the processor: its instruction sets, best first. All other processors have the portable one."""
 
+FILES = ("libregard_{}.so", "libregard_{}.dylib", "regard_{}.dll")
+
 
 class Native(NamedTuple):
     """A loaded library and its instruction set, or why there is none."""
@@ -28,13 +30,16 @@ class Native(NamedTuple):
 
 def load() -> Native:
     """Load the best library for this processor."""
+    problems = []
     for name in RUNNABLE.get(torch.backends.cpu.get_cpu_capability(), ("portable",)):
-        for file in (file for folder in _native.__path__ for file in Path(folder).glob(f"*regard_{name}.*")):
+        for file in (Path(folder) / each.format(name) for folder in _native.__path__ for each in FILES):
             try:
-                return Native(ctypes.CDLL(str(file)), name, "")
+                if file.is_file():
+                    return Native(ctypes.CDLL(str(file)), name, "")
             except OSError as error:
-                return Native(None, name, f"the native library {file.name} cannot be loaded: {error}")
-    return Native(None, "", "regard was installed without its native library: install it again with a C++ compiler")
+                problems.append(f"the native library {file.name} cannot be loaded: {error}")
+    problems.append("regard was installed without its native library: install it again with a C++ compiler")
+    return Native(None, "", problems[0])
 
 
 NATIVE = load()

@@ -63,6 +63,28 @@ inline Vector<T> maximum(Vector<T> a, Vector<T> b) {
     return a > b ? a : b;
 }
 
+// What a hidden logit is.
+template <typename T>
+constexpr T kHidden = -std::numeric_limits<T>::infinity();
+
+// The sum and the largest of a vector's lanes; NaN is the largest of all.
+template <typename T>
+inline T total(Vector<T> values) {
+    T lanes[kLanes<T>];
+    store(lanes, values);
+    for (int step = kLanes<T> / 2; step > 0; step /= 2) {
+        for (int lane = 0; lane < step; ++lane) lanes[lane] += lanes[lane + step];
+    }
+    return lanes[0];
+}
+
+template <typename T>
+inline T highest(Vector<T> values) {
+    T most = values[0];
+    for (int lane = 1; lane < kLanes<T>; ++lane) most = values[lane] > most || values[lane] != values[lane] ? values[lane] : most;
+    return most;
+}
+
 // Lane l of the result is element index[l] of the 2 * kLanes elements of a and b.
 template <typename T>
 inline Vector<T> shuffle(Vector<T> a, Vector<T> b, Index<T> index) {
@@ -92,7 +114,7 @@ inline Vector<float> shuffle<float>(Vector<float> a, Vector<float> b, Index<floa
 }
 #endif
 
-// e^x to float32 rounding for x up to 80; exactly 0 below the smallest normal number.
+// e^x to float32 rounding for x up to 80; exactly 0 below the smallest normal number; NaN of NaN.
 inline Vector<float> exponential(Vector<float> x) {
     const Vector<float> rounder = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to whole numbers
     const Vector<float> shifted = x * 1.44269504f + rounder;
@@ -108,7 +130,8 @@ inline Vector<float> exponential(Vector<float> x) {
     using Bits = Types<float>::Bits;
     const Bits power = ((Bits)shifted - (Bits)rounder) << 23;
     const Vector<float> result = (Vector<float>)((Bits)series + power);
-    return x > -87.3f ? result : splat(0.0f);
+    const Vector<float> beyond = x == x ? splat(0.0f) : x;
+    return x > -87.3f ? result : beyond;
 }
 inline Vector<double> exponential(Vector<double> x) {
     for (int lane = 0; lane < kLanes<double>; ++lane) x[lane] = std::exp(x[lane]);

@@ -2,11 +2,7 @@
 //
 // Lanes of a vector are neighboring positions of a row. The forward pass and the first backward pass walk over queries
 // and their keys; the second backward pass walks over keys and the queries that see them, so that every gradient is
-// written once, by one thread, and nothing but the log-sum-exp is kept between the passes.
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
-
+// written once, by one thread. The forward pass leaves one number per query and head, the first backward pass two more.
 #include "schedule.h"
 
 namespace regard {
@@ -38,12 +34,14 @@ struct Scratch {
           start(arena<T>(Ring<T>::elements(schedule, ring_channels) + 2 * own_channels * n +
                          lines_of_scores * schedule.scores() * n + biases * BiasLanes<T>::elements(schedule))),
           left(start) {}
+    Scratch(const Scratch&) = delete;
+    ~Scratch() { arena<T>(0); }
     T* take(int64_t elements) {
         left += elements;
         return left - elements;
     }
     T* scores() { return take(int64_t(schedule.scores()) * n); }
-    BiasLanes<T> bias() { return BiasLanes<T>(take(BiasLanes<T>::elements(schedule)), schedule); }
+    BiasLanes<T> bias(bool wanted) { return BiasLanes<T>(take(wanted ? BiasLanes<T>::elements(schedule) : 0), schedule); }
 };
 
 template <typename T, typename Stored>
@@ -53,27 +51,15 @@ struct Inputs {
     const T* bias;  // [nh, relative planes, rows, columns], or null
 };
 
-// Every thread goes through its share of the units.
-template <typename T, typename Body>
-void share(const Schedule<T>& schedule, int64_t threads, Body body) {
-#if defined(_OPENMP)
-#pragma omp parallel num_threads(int(threads))
-#endif
-    {
-#if defined(_OPENMP)
-        const int64_t thread = omp_get_thread_num(), count = omp_get_num_threads();
-#else
-        const int64_t thread = 0, count = 1;
-#endif
-        const int64_t begin = thread * schedule.units / count, end = (thread + 1) * schedule.units / count;
-        if (begin < end) body(int(thread), begin, end);
-    }
+// A block's values at partner t, with another value in the lanes that have no such partner.
+template <typename T>
+Vector<T> seen(const Block<T>& block, int t, Vector<T> values, T elsewhere) {
+    if (!block.ragged) return values;
+    return t < block.count ? values : splat(elsewhere);
 }
 
-template <typename T>
-constexpr T kHidden = -std::numeric_limits<T>::infinity();
-
-// Turns a line's dot products into logits, and those beyond a lane's partners into -inf. f(logits, row's offset, relative).
+// Turns a line's dot products into logits, and those beyond a lane's partners into -inf. Calls
+// f(logits, partners' plane and row, their offset in the scores, t).
 template <typename T, typename Function>
 void for_logits(const Walk<T>& walk, const Line& line, int l, const Block<T>& block, T* scores, const T* bias, Function f) {
     constexpr int n = kLanes<T>;
@@ -81,8 +67,7 @@ void for_logits(const Walk<T>& walk, const Line& line, int l, const Block<T>& bl
         for (int t = 0; t < block.most; ++t) {
             Vector<T> logit = load(scores + offset + t * n);
             if (bias) logit += load(bias + relative + t * n);
-            if (block.ragged) logit = t < block.count ? logit : splat(kHidden<T>);
-            f(logit, z, y, offset + t * n, relative + t * n, t);
+            f(seen(block, t, logit, kHidden<T>), z, y, offset + t * n, t);
         }
     });
 }
@@ -93,13 +78,13 @@ void forward(const Inputs<T, Stored>& in, Tensor<Stored> out, T* lse_data) {
     const Schedule<T> schedule(in.problem, false);
     const PerHead<T> lse(lse_data, in.problem);
     const int64_t channels = in.query.channels + in.value.channels;
-    share(schedule, in.problem.threads, [&](int, int64_t unit, int64_t end) {
-        Scratch<T> scratch(schedule, channels, channels, 2, 1);
+    in_parallel(schedule.units, in.problem.threads, [&](int, int64_t unit, int64_t end) {
+        Scratch<T> scratch(schedule, channels, channels, 2, in.bias != nullptr);
         Source<T, const Stored> keys(in.key, scratch.left, schedule), values(in.value, scratch.left, schedule);
         Own<T, const Stored> queries(in.query, scratch.left, T(in.problem.scale));
         Own<T, Stored> outs(out, scratch.left);
         T* const scores[2] = {scratch.scores(), scratch.scores()};
-        const BiasLanes<T> bias = scratch.bias();
+        const BiasLanes<T> bias = scratch.bias(in.bias);
         Walk<T> walk(schedule);
         std::vector<int64_t> to_lse;
         for (; unit < end; ++unit) {
@@ -122,7 +107,7 @@ void forward(const Inputs<T, Stored>& in, Tensor<Stored> out, T* lse_data) {
                     for (int l = 0; l < line.count; ++l) {
                         Vector<T> highest = splat(kHidden<T>), sum = splat(T(0));
                         for_logits(walk, line, l, block, scores[l], in.bias ? bias.of(block) : nullptr,
-                                   [&](Vector<T> logit, int, int, int64_t score, int64_t, int) {
+                                   [&](Vector<T> logit, int, int, int64_t score, int) {
                                        store(scores[l] + score, logit);
                                        highest = maximum<T>(highest, logit);
                                    });
@@ -161,8 +146,8 @@ void backward_query(const Inputs<T, Stored>& in, Tensor<const Stored> out_gradie
     const int64_t own_channels = 2 * in.query.channels + out_gradient.channels + 3;
     const int64_t table = in.problem.heads * schedule.relatives(0) * schedule.relatives(1) * schedule.relatives(2);
     std::vector<std::vector<double>> tables(size_t(in.problem.threads));
-    share(schedule, in.problem.threads, [&](int thread, int64_t unit, int64_t end) {
-        Scratch<T> scratch(schedule, ring_channels, own_channels, 4, 2);
+    in_parallel(schedule.units, in.problem.threads, [&](int thread, int64_t unit, int64_t end) {
+        Scratch<T> scratch(schedule, ring_channels, own_channels, 4, 2 * (in.bias != nullptr));
         Source<T, const Stored> keys(in.key, scratch.left, schedule), values(in.value, scratch.left, schedule);
         Own<T, const Stored> queries(in.query, scratch.left, T(in.problem.scale)), outs(out_gradient, scratch.left);
         Own<T, const T> lses(lse.tensor, scratch.left);
@@ -170,7 +155,7 @@ void backward_query(const Inputs<T, Stored>& in, Tensor<const Stored> out_gradie
         Own<T, Stored> gradients(query_gradient, scratch.left);
         T* const scores[2] = {scratch.scores(), scratch.scores()};
         T* const slopes[2] = {scratch.scores(), scratch.scores()};  // gradients of weights, then of logits
-        const BiasLanes<T> bias = scratch.bias(), collected = scratch.bias();
+        const BiasLanes<T> bias = scratch.bias(in.bias), collected = scratch.bias(in.bias);
         if (bias_gradient) tables[thread].assign(size_t(table), 0.0);
         Walk<T> walk(schedule);
         const auto hand_in = [&] {
@@ -203,22 +188,24 @@ void backward_query(const Inputs<T, Stored>& in, Tensor<const Stored> out_gradie
                         const Vector<T> shift = load(lses.lines[l]);
                         Vector<T> total = splat(T(0)), slope_sum = splat(T(0));
                         for_logits(walk, line, l, block, scores[l], in.bias ? bias.of(block) : nullptr,
-                                   [&](Vector<T> logit, int, int, int64_t score, int64_t, int) {
+                                   [&](Vector<T> logit, int, int, int64_t score, int t) {
                                        const Vector<T> weight = exponential(logit - shift);
+                                       const Vector<T> slope = seen(block, t, load(slopes[l] + score), T(0));
                                        store(scores[l] + score, weight);
+                                       store(slopes[l] + score, slope);
                                        total += weight;
-                                       slope_sum += weight * load(slopes[l] + score);
+                                       slope_sum += weight * slope;
                                    });
-                        const Vector<T> share = splat(T(1)) / total, slope_mean = slope_sum * share;
-                        store(norms.lines[l], share);
+                        const Vector<T> norm = splat(T(1)) / total, slope_mean = slope_sum * norm;
+                        store(norms.lines[l], norm);
                         store(means.lines[l], slope_mean);
                         norms.write(walk, line, block, l, splat(T(1)));
                         means.write(walk, line, block, l, splat(T(1)));
-                        T* const gathered = collected.of(block);
+                        T* const gathered = bias_gradient ? collected.of(block) : nullptr;
                         walk.rows(line, l, [&](int, int, int64_t offset, int64_t relative) {
                             for (int t = 0; t < block.most; ++t) {
                                 const int64_t score = offset + t * n;
-                                const Vector<T> slope = load(scores[l] + score) * share * (load(slopes[l] + score) - slope_mean);
+                                const Vector<T> slope = load(scores[l] + score) * norm * (load(slopes[l] + score) - slope_mean);
                                 store(slopes[l] + score, slope);
                                 if (bias_gradient) store(gathered + relative + t * n, load(gathered + relative + t * n) + slope);
                             }
@@ -246,8 +233,8 @@ void backward_key(const Inputs<T, Stored>& in, Tensor<const Stored> out_gradient
     const Schedule<T> schedule(in.problem, true);
     const PerHead<const T> lse(lse_data, in.problem), mean(means_data, in.problem), norm(norms_data, in.problem);
     const int64_t channels = in.query.channels + in.value.channels;
-    share(schedule, in.problem.threads, [&](int, int64_t unit, int64_t end) {
-        Scratch<T> scratch(schedule, channels + 3, 2 * channels, 4, 1);
+    in_parallel(schedule.units, in.problem.threads, [&](int, int64_t unit, int64_t end) {
+        Scratch<T> scratch(schedule, channels + 3, 2 * channels, 4, in.bias != nullptr);
         Source<T, const Stored> queries(in.query, scratch.left, schedule, T(in.problem.scale));
         Source<T, const Stored> outs(out_gradient, scratch.left, schedule);
         Source<T, const T> lses(lse.tensor, scratch.left, schedule), means(mean.tensor, scratch.left, schedule);
@@ -256,7 +243,7 @@ void backward_key(const Inputs<T, Stored>& in, Tensor<const Stored> out_gradient
         Own<T, Stored> key_gradients(key_gradient, scratch.left), value_gradients(value_gradient, scratch.left);
         T* const scores[2] = {scratch.scores(), scratch.scores()};
         T* const slopes[2] = {scratch.scores(), scratch.scores()};
-        const BiasLanes<T> bias = scratch.bias();
+        const BiasLanes<T> bias = scratch.bias(in.bias);
         Walk<T> walk(schedule);
         for (; unit < end; ++unit) {
             const bool changed = walk.enter(unit);
@@ -285,14 +272,14 @@ void backward_key(const Inputs<T, Stored>& in, Tensor<const Stored> out_gradient
                     walk.dots(line, block, outs.ring, values.lines, slopes);
                     for (int l = 0; l < line.count; ++l) {
                         for_logits(walk, line, l, block, scores[l], in.bias ? bias.of(block) : nullptr,
-                                   [&](Vector<T> logit, int z, int y, int64_t score, int64_t, int t) {
+                                   [&](Vector<T> logit, int z, int y, int64_t score, int t) {
                                        const Vector<T> shift = walk.partner(block, lses.ring, z, y, t);
-                                       const Vector<T> share = walk.partner(block, norms.ring, z, y, t);
+                                       const Vector<T> norm = walk.partner(block, norms.ring, z, y, t);
                                        const Vector<T> slope_mean = walk.partner(block, means.ring, z, y, t);
-                                       Vector<T> weight = exponential(logit - shift) * share;
-                                       if (block.ragged) weight = t < block.count ? weight : splat(T(0));
+                                       const Vector<T> weight = seen(block, t, exponential(logit - shift) * norm, T(0));
+                                       const Vector<T> slope = weight * (load(slopes[l] + score) - slope_mean);
                                        store(scores[l] + score, weight);
-                                       store(slopes[l] + score, weight * (load(slopes[l] + score) - slope_mean));
+                                       store(slopes[l] + score, seen(block, t, slope, T(0)));
                                    });
                     }
                     key_gradients.clear();
@@ -311,16 +298,10 @@ void backward_key(const Inputs<T, Stored>& in, Tensor<const Stored> out_gradient
 
 }  // namespace regard
 
-// The C interface. Element types: 0 float32, 1 bfloat16, 2 float16, 3 float64; log-sum-exps, biases and their gradients
-// are float64 for float64 and float32 for all others.
+// The C interface; see for_dtype.
 namespace {
 
 using namespace regard;
-
-struct Operand {
-    void* data;
-    int64_t strides[6];
-};
 
 template <typename T, typename Stored>
 Inputs<T, Stored> inputs(const Problem& problem, const Operand* o, const void* bias) {
@@ -352,19 +333,17 @@ void run_backward(const Problem& problem, const Operand* o, const void* bias, co
 
 }  // namespace
 
-#define REGARD_EXPORT extern "C" __attribute__((visibility("default")))
-
 // operands: query, key, value, out.
-REGARD_EXPORT void regard_neighborhood_forward(int64_t dtype, const Problem* problem, const Operand* operands, const void* bias, void* lse) {
-    constexpr decltype(&run_forward<float, float>) runs[] = {run_forward<float, float>, run_forward<float, BFloat16>,
-                                                             run_forward<float, Half>, run_forward<double, double>};
-    runs[dtype](*problem, operands, bias, lse);
+REGARD_EXPORT int regard_neighborhood_forward(int64_t dtype, const Problem* problem, const Operand* operands, const void* bias, void* lse) {
+    return for_dtype(dtype, [&](auto value, auto stored) {
+        run_forward<decltype(value), decltype(stored)>(*problem, operands, bias, lse);
+    });
 }
 
 // operands: query, key, value, gradient of out; gradients of query, key, value to write.
-REGARD_EXPORT void regard_neighborhood_backward(int64_t dtype, const Problem* problem, const Operand* operands, const void* bias,
+REGARD_EXPORT int regard_neighborhood_backward(int64_t dtype, const Problem* problem, const Operand* operands, const void* bias,
                                   const void* lse, void* statistics, void* bias_gradient) {
-    constexpr decltype(&run_backward<float, float>) runs[] = {run_backward<float, float>, run_backward<float, BFloat16>,
-                                                              run_backward<float, Half>, run_backward<double, double>};
-    runs[dtype](*problem, operands, bias, lse, statistics, bias_gradient);
+    return for_dtype(dtype, [&](auto value, auto stored) {
+        run_backward<decltype(value), decltype(stored)>(*problem, operands, bias, lse, statistics, bias_gradient);
+    });
 }

@@ -11,6 +11,7 @@ from torch import Tensor
 from regard.attention import _checks
 from regard.attention._grid import crop_grid, pad_grid
 from regard.attention._mechanism import Backend, choose_backend
+from regard.attention._native import calls
 from regard.attention.neighborhood import op, reference
 from regard.attention.neighborhood.reference import Axis
 from regard.errors import ShapeError
@@ -67,10 +68,11 @@ def neighborhood_attention(
     Cost:
         2 * B * nh * N * K * (hd + hd_v) FLOPs for N grid positions. The reference holds gathered keys and values of
         B * nh * N * K * (hd + hd_v) elements. The fused kernel holds a cache's worth of rows per thread, and
-        for the backward pass B * nh * N log-sum-exps.
+        for the backward pass B * nh * N log-sum-exps, and twice as many numbers while that runs.
 
     Precision:
-        The reference computes in the inputs' dtype; the fused kernel in float32 for 16-bit inputs.
+        The reference computes in the inputs' dtype; the fused kernel in float32 for 16-bit inputs. NaNs and infinities
+        may also reach the kernel's results for neighbors of the queries that see them.
 
     Source:
         NAT (arXiv 2204.07143, eq. 1-3), DiNAT (2209.15001), causal FNA (2403.04690), stride: GNA (2504.16922); windows
@@ -82,8 +84,8 @@ def neighborhood_attention(
         torch.Size([1, 14, 14, 2, 16])
     """
     axes = _check(query, key, value, kernel_size, dilation, stride, is_causal, bias, dropout_p, small_grid)
-    chosen = choose_backend(backend, op.unsupported_reasons(query, value, dropout_p))
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    chosen = choose_backend(backend, calls.unsupported_reasons(query, value, dropout_p))
+    scale = _checks.scale_of(query, scale)
     grid = query.shape[1:-2]
     query, key, value = (pad_grid(tensor, [axis.extent for axis in axes]) for tensor in (query, key, value))
     if chosen == "fused":
@@ -116,7 +118,7 @@ def neighborhood_weights(
         torch.Size([1, 9, 2, 3])
     """
     axes = _check(query, key, key, kernel_size, dilation, stride, is_causal, bias, 0.0, small_grid)
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    scale = _checks.scale_of(query, scale)
     grid = query.shape[1:-2]
     query, key = (pad_grid(tensor, [axis.extent for axis in axes]) for tensor in (query, key))
     return crop_grid(reference.neighborhood_weights(query, key, axes, bias, scale), grid)
@@ -163,7 +165,7 @@ def unsupported_reasons(
 ) -> list[str]:
     """Say why `neighborhood_attention` has no fused kernel for these arguments; empty if it has one."""
     _check(query, key, value, kernel_size, dilation, stride, is_causal, bias, dropout_p, small_grid)
-    return op.unsupported_reasons(query, value, dropout_p)
+    return calls.unsupported_reasons(query, value, dropout_p)
 
 
 def _check(

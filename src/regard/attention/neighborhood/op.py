@@ -9,28 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
-from regard.attention._native import loader
+from regard.attention._flops import flop_formula
+from regard.attention._native import calls
+from regard.attention._transforms import cast_for_autocast, map_entries
 from regard.attention.neighborhood import reference
 from regard.attention.neighborhood.reference import Axis
-
-DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}  # as in cpu.cpp
-WIDEST_HEAD = 256
-
-
-def unsupported_reasons(query: Tensor, value: Tensor, dropout_p: float) -> list[str]:
-    """Say why the kernel cannot serve a call with checked arguments; empty if it can."""
-    reasons = []
-    if query.device.type != "cpu":
-        reasons.append(f"the kernel runs on the CPU, and the tensors are on {query.device}")
-    elif loader.NATIVE.problem:
-        reasons.append(loader.NATIVE.problem)
-    if max(query.shape[-1], value.shape[-1]) > WIDEST_HEAD:
-        reasons.append(f"heads have more than {WIDEST_HEAD} channels")
-    if dropout_p > 0:
-        reasons.append("the kernel has no dropout of attention weights")
-    return reasons
 
 
 def neighborhood_attention(
@@ -38,7 +22,8 @@ def neighborhood_attention(
 ) -> Tensor:
     """Call the operator with what the reference takes."""
     kernel_size, dilation, stride, is_causal = map(list, zip(*axes, strict=True))
-    return _forward(query, key, value, bias, kernel_size, dilation, stride, is_causal, scale)[0]
+    tensors = cast_for_autocast(query, key, value, bias)
+    return _forward(*tensors, kernel_size, dilation, stride, is_causal, scale)[0]
 
 
 def decompose(
@@ -55,7 +40,7 @@ def decompose(
     """Do what the operator does with the reference, for exporters; nobody reads the log-sum-exps there."""
     axes = [Axis(*options) for options in zip(kernel_size, dilation, stride, is_causal, strict=True)]
     out = reference.neighborhood_attention(query, key, value, axes, bias, scale, 0.0)
-    return out, query.new_zeros(query.shape[:-1], dtype=_statistics_dtype(query))
+    return out, query.new_zeros(query.shape[:-1], dtype=calls.statistics_dtype(query))
 
 
 @torch.library.custom_op("regard::neighborhood_attention", mutates_args=(), device_types="cpu")
@@ -72,14 +57,15 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     """Return the output and the log-sum-exps, `[B, *grid, nh]`."""
     out, lse = _outputs(query, value)
-    table = _table(bias, lse)  # named, so that it lives until the kernel has read it
+    table = calls.table(bias)  # named, so that it lives until the kernel has read it
     if out.numel():
-        _library().regard_neighborhood_forward(
-            DTYPES[query.dtype],
+        calls.call(
+            "regard_neighborhood_forward",
+            query.dtype,
             _problem(query, value, kernel_size, dilation, stride, is_causal, scale),
-            _operands(query, key, value, out),
-            _pointer(table),
-            _pointer(lse),
+            calls.operands(query, key, value, out),
+            calls.pointer(table),
+            calls.pointer(lse),
         )
     return out, lse
 
@@ -100,31 +86,28 @@ def _backward(
 ) -> list[Tensor]:
     """Return the gradients of query, key, value and, where there is one, bias."""
     gradients = _gradients(query, key, value, bias)
-    table = _table(bias, lse)
+    table = calls.table(bias)
     table_gradient = None if table is None else torch.zeros_like(table)
     statistics = lse.new_empty(2, *lse.shape)
     if out_gradient.numel():
-        _library().regard_neighborhood_backward(
-            DTYPES[query.dtype],
+        calls.call(
+            "regard_neighborhood_backward",
+            query.dtype,
             _problem(query, value, kernel_size, dilation, stride, is_causal, scale),
-            _operands(query, key, value, out_gradient, *gradients[:3]),
-            _pointer(table),
-            _pointer(lse),
-            _pointer(statistics),
-            _pointer(table_gradient),
+            calls.operands(query, key, value, out_gradient, *gradients[:3]),
+            calls.pointer(table),
+            calls.pointer(lse),
+            calls.pointer(statistics),
+            calls.pointer(table_gradient),
         )
     if table_gradient is not None:
         gradients[3].copy_(table_gradient)
     return gradients
 
 
-def _statistics_dtype(query: Tensor) -> torch.dtype:
-    return torch.float64 if query.dtype == torch.float64 else torch.float32
-
-
 def _outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     out = query.new_empty(*query.shape[:-1], value.shape[-1])
-    return out, query.new_empty(query.shape[:-1], dtype=_statistics_dtype(query))
+    return out, query.new_empty(query.shape[:-1], dtype=calls.statistics_dtype(query))
 
 
 def _gradients(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> list[Tensor]:
@@ -156,7 +139,6 @@ def _differentiate(ctx: Any, out_gradient: Tensor, _: Tensor | None) -> tuple[Te
 
 
 _forward.register_autograd(_differentiate, setup_context=_save)
-_forward.register_autocast("cpu", torch.bfloat16)
 
 
 @_forward.register_vmap
@@ -174,13 +156,16 @@ def _map(info: Any, in_dims: Any, *inputs: Any) -> tuple[tuple[Tensor, Tensor], 
     return (out, lse), (0, 0)
 
 
-@register_flop_formula(torch.ops.regard.neighborhood_attention)
+_backward.register_vmap(map_entries(_backward))  # a bias gradient is a sum over a batch: entries must not mix
+
+
+@flop_formula(torch.ops.regard.neighborhood_attention)
 def _forward_flops(*shapes: Any, **__: Any) -> int:  # noqa: ANN401
     query, _, value, _, kernel_size, *_ = shapes
     return 2 * prod(query[:-1]) * prod(kernel_size) * (query[-1] + value[-1])
 
 
-@register_flop_formula(torch.ops.regard.neighborhood_attention_backward)
+@flop_formula(torch.ops.regard.neighborhood_attention_backward)
 def _backward_flops(*shapes: Any, **__: Any) -> int:  # noqa: ANN401
     """Count the five products of the mathematics; the kernel makes two of them twice."""
     _, query, _, value, _, _, kernel_size, *_ = shapes
@@ -199,35 +184,9 @@ class _Problem(ctypes.Structure):
     )
 
 
-class _Operand(ctypes.Structure):
-    _fields_ = (("data", ctypes.c_void_p), ("strides", ctypes.c_int64 * 6))
-
-
-def _library() -> ctypes.CDLL:
-    if loader.NATIVE.library is None:  # a program that was made where there was one
-        raise RuntimeError(loader.NATIVE.problem)
-    return loader.NATIVE.library
-
-
-def _problem(query: Tensor, value: Tensor, *options: Any) -> Any:  # noqa: ANN401
+def _problem(query: Tensor, value: Tensor, *options: Any) -> _Problem:  # noqa: ANN401
     *per_axis, scale = options
     axes = list(zip(query.shape[1:-2], *per_axis, strict=True))
     missing = [(1, 1, 1, 1, 0)] * (3 - len(axes))
     sizes = (query.shape[0], query.shape[-2], query.shape[-1], value.shape[-1], torch.get_num_threads())
-    return ctypes.byref(_Problem(*sizes, (_Axis * 3)(*(_Axis(*axis) for axis in (*missing, *axes))), scale))
-
-
-def _operands(*tensors: Tensor) -> Any:  # noqa: ANN401
-    def operand(tensor: Tensor) -> _Operand:
-        batch, *rest = tensor.stride()
-        return _Operand(tensor.data_ptr(), (ctypes.c_int64 * 6)(batch, *[0] * (5 - len(rest)), *rest))
-
-    return (_Operand * len(tensors))(*map(operand, tensors))
-
-
-def _table(bias: Tensor | None, lse: Tensor) -> Tensor | None:
-    return None if bias is None else bias.to(lse.dtype).contiguous()
-
-
-def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+    return _Problem(*sizes, (_Axis * 3)(*(_Axis(*axis) for axis in (*missing, *axes))), scale)

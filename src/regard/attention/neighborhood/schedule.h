@@ -1,8 +1,7 @@
 // How a call is cut into work, and how a thread walks through its share.
 #pragma once
 
-#include <memory>
-
+#include "../_native/threads.h"
 #include "walk.h"
 
 namespace regard {
@@ -49,7 +48,7 @@ struct Schedule {
             const int row = length(2) * (rest ? heads % group : group);
             const int width = int(std::max<int64_t>(widest / n * n, 4 * n));
             for (int from = 0; from < row; from += width) {
-                tiles[rest].emplace_back(relation(2), length(2), from, std::min(from + width, row), kLongestChunk<T>);
+                tiles[rest].emplace_back(relation(2), length(2), from, std::min(from + width, row), kLongestChunk);
                 const LanePlan<T>& tile = tiles[rest].back();
                 pitch = std::max<int64_t>(pitch, tile.end - tile.begin + relation(2).most + 3 * n);
             }
@@ -97,30 +96,15 @@ struct Schedule {
         int best = 1;
         double filled = 0;
         for (int count = 1; count <= heads && (count == 1 || count * row <= 16 * n); ++count) {
-            const double share = double(count * row) / ((count * row + n - 1) / n * n);
-            if (share > filled + 0.01) {
+            const double used = double(count * row) / ((count * row + n - 1) / n * n);
+            if (used > filled + 0.01) {
                 best = count;
-                filled = share;
+                filled = used;
             }
         }
         return best;
     }
 };
-
-// One thread's memory, kept from call to call.
-template <typename T>
-T* arena(int64_t elements) {
-    thread_local std::unique_ptr<char[]> memory;
-    thread_local int64_t capacity = 0;
-    const int64_t bytes = elements * int64_t(sizeof(T)) + 64;
-    if (bytes > capacity) {
-        memory.reset();  // before the larger one comes
-        memory.reset(new char[size_t(bytes)]);
-        capacity = bytes;
-    }
-    std::memset(memory.get(), 0, size_t(bytes));
-    return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(memory.get()) + 63) / 64 * 64);
-}
 
 // A ring of transposed lines, [z % depth][y % span][channel][lane].
 template <typename T>
@@ -134,13 +118,13 @@ struct Ring {
         : memory(memory_left),
           channels(channels),
           pitch(schedule.pitch),
-          depth(std::max(schedule.relation(0).most, 1)),
+          depth(schedule.relation(0).most),
           span(schedule.span),
           held(size_t(depth) * span, -1) {
         memory_left += elements(schedule, channels);
     }
     static int64_t elements(const Schedule<T>& schedule, int64_t channels) {
-        return std::max(schedule.relation(0).most, 1) * int64_t(schedule.span) * channels * schedule.pitch;
+        return schedule.relation(0).most * int64_t(schedule.span) * channels * schedule.pitch;
     }
     void forget() { std::fill(held.begin(), held.end(), -1); }
     T* at(int z, int y) { return memory + (z % depth * int64_t(span) + y % span) * channels * pitch; }
@@ -246,7 +230,7 @@ struct Walk {
         }
     }
 
-    // Calls f(scores of one partner row, offset of their relative row) for all partner rows of one line.
+    // Calls f(plane, row, offset of its scores, offset of its relative row) for all partner rows of one line.
     template <typename Function>
     void rows(const Line& line, int which, Function f) const {
         const Relation& rows = schedule.relation(1);

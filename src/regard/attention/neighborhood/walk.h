@@ -7,64 +7,10 @@
 // pass) are worked on together, because they share most partners: what is shuffled for one serves the other.
 #pragma once
 
+#include "../_native/tensors.h"
 #include "plan.h"
 
 namespace regard {
-
-// A tensor of stored elements: data and strides, in elements, of batch, three grid axes, head and channel.
-template <typename Stored>
-struct Tensor {
-    Stored* data;
-    const int64_t* strides;
-    int64_t channels;
-
-    Stored* at(int64_t batch, int64_t z, int64_t y) const {
-        return data + batch * strides[0] + z * strides[1] + y * strides[2];
-    }
-    int64_t lane(int64_t head, int64_t x) const { return head * strides[4] + x * strides[3]; }
-};
-
-// Reads lanes of a row, `offsets` apart, into `out`, [channel][pitch], times a factor. The last lane fills up a vector.
-template <typename T, typename Stored>
-void read_lanes(T* out, int64_t pitch, const Stored* row, const int64_t* offsets, int lanes, int64_t channels,
-                int64_t channel_stride, T factor) {
-    constexpr int n = kLanes<T>;
-    for (int lane = 0; lane < lanes; lane += n) {
-        const Stored* from[n];
-        for (int l = 0; l < n; ++l) from[l] = row + offsets[std::min(lane + l, lanes - 1)];
-        int64_t channel = 0;
-        for (; channel_stride == 1 && channel + n <= channels; channel += n) {
-            Vector<T> rows[n];
-#pragma GCC unroll 16
-            for (int l = 0; l < n; ++l) rows[l] = load_as<T>(from[l] + channel);
-            transpose<T>(rows);
-#pragma GCC unroll 16
-            for (int c = 0; c < n; ++c) store(out + (channel + c) * pitch + lane, rows[c] * factor);
-        }
-        for (; channel < channels; ++channel) {
-            for (int l = 0; l < n; ++l) out[channel * pitch + lane + l] = widen(from[l][channel * channel_stride]) * factor;
-        }
-    }
-}
-
-// Writes one vector of lanes, [channel][n], times a factor per lane.
-template <typename T, typename Stored>
-void write_lanes(const T* in, Stored* row, const int64_t* offsets, int lanes, int64_t channels, int64_t channel_stride,
-                 Vector<T> factor) {
-    constexpr int n = kLanes<T>;
-    int64_t channel = 0;
-    for (; channel_stride == 1 && channel + n <= channels; channel += n) {
-        Vector<T> rows[n];
-#pragma GCC unroll 16
-        for (int c = 0; c < n; ++c) rows[c] = load(in + (channel + c) * n) * factor;
-        transpose<T>(rows);
-        for (int l = 0; l < lanes; ++l) store_as<T>(row + offsets[l] + channel, rows[l]);
-    }
-    for (; channel < channels; ++channel) {
-        const Vector<T> values = load(in + channel * n) * factor;
-        for (int l = 0; l < lanes; ++l) row[offsets[l] + channel * channel_stride] = narrow<Stored>(values[l]);
-    }
-}
 
 // Partner t of all lanes, as a vector, out of one channel of a row that begins with the smallest first partner.
 template <typename T, Reach reach>
@@ -98,8 +44,10 @@ struct Operands {
     T* out[2];       // dots: scores, [t][n]; sums: [channel][n]
 };
 
+constexpr int64_t kChannelsPerSum = 32;  // short sums of short sums round less than one long one
+
 template <typename T, Reach reach, int lines, int count>
-void dots(const Operands<T>& o) {
+void dots(const Operands<T>& o, int64_t begin, int64_t end) {
     constexpr int n = kLanes<T>;
     Vector<T> scores[lines][count];
 #pragma GCC unroll 2
@@ -107,7 +55,7 @@ void dots(const Operands<T>& o) {
 #pragma GCC unroll 16
         for (int t = 0; t < count; ++t) scores[line][t] = splat(T(0));
     }
-    for (int64_t channel = 0; channel < o.channels; ++channel) {
+    for (int64_t channel = begin; channel < end; ++channel) {
         const Partners<T, reach> partners(o.theirs + channel * o.pitch);
         Vector<T> mine[lines];
 #pragma GCC unroll 2
@@ -122,7 +70,16 @@ void dots(const Operands<T>& o) {
 #pragma GCC unroll 2
     for (int line = 0; line < lines; ++line) {
 #pragma GCC unroll 16
-        for (int t = 0; t < count; ++t) store(o.out[line] + t * n, scores[line][t]);
+        for (int t = 0; t < count; ++t) {
+            T* const out = o.out[line] + t * n;
+            store(out, begin ? load(out) + scores[line][t] : scores[line][t]);
+        }
+    }
+}
+template <typename T, Reach reach, int lines, int count>
+void dots(const Operands<T>& o) {
+    for (int64_t begin = 0; begin < o.channels; begin += kChannelsPerSum) {
+        dots<T, reach, lines, count>(o, begin, std::min(begin + kChannelsPerSum, o.channels));
     }
 }
 
@@ -137,7 +94,7 @@ void sums(const Operands<T>& o) {
     }
     for (int64_t channel = 0; channel < o.channels; ++channel) {
         const Partners<T, reach> partners(o.theirs + channel * o.pitch);
-        Vector<T> sum[lines]{};  // added to `out` at once: short sums of short sums round less than one long one
+        Vector<T> sum[lines]{};  // of these partners; added to `out` at once
 #pragma GCC unroll 16
         for (int t = 0; t < count; ++t) {
             const Vector<T> theirs = partners(t, o.first);
@@ -152,14 +109,13 @@ void sums(const Operands<T>& o) {
     }
 }
 
-template <typename T>
 constexpr int kLongestChunk = kVectorBytes == 64 ? 7 : kVectorBytes == 32 ? 5 : 4;  // what the registers hold
 
 template <typename T>
 using Kernel = void (*)(const Operands<T>&);
 
 template <typename T, bool summing, Reach reach, int lines, int count>
-constexpr Kernel<T> kKernel = summing ? sums<T, reach, lines, count> : dots<T, reach, lines, count>;
+constexpr Kernel<T> kKernel = summing ? Kernel<T>(sums<T, reach, lines, count>) : Kernel<T>(dots<T, reach, lines, count>);
 
 template <typename T, bool summing, Reach reach, int lines>
 constexpr Kernel<T> kKernels[] = {
