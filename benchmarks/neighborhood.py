@@ -6,8 +6,6 @@ Every figure is a ratio of medians measured in turn in one run, after a check of
 
 import math
 import platform
-import statistics
-import time
 from functools import partial
 from pathlib import Path
 
@@ -15,28 +13,12 @@ import timm
 import torch
 from rich.console import Console
 from rich.table import Table
+from timing import medians
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from regard.attention import neighborhood_attention
 from regard.attention._native import loader
 from regard.models import create_model
-
-ROUNDS = 15
-
-
-def medians(*calls, rounds=ROUNDS):
-    """Median seconds of each call; the calls take turns, so that a noisy machine treats them alike.
-
-    Each turn begins with a call that is not timed: the one before has left the caches full of its own data.
-    """
-    seconds = [[] for _ in calls]
-    for _ in range(rounds):
-        for call, taken in zip(calls, seconds, strict=True):
-            call()
-            begin = time.perf_counter()
-            call()
-            taken.append(time.perf_counter() - begin)
-    return [statistics.median(taken) for taken in seconds]
 
 
 def draw(batch, grid, heads, head_dim, kernel):

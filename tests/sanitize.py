@@ -1,6 +1,7 @@
-"""Run every sample of every fused CPU kernel under AddressSanitizer and UndefinedBehaviorSanitizer: `make sanitize`.
+"""Run fused CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer: `make sanitize`.
 
-Builds the native libraries with the sanitizers, once per instruction set, and loads them into a Python of its own.
+Builds the native libraries with the sanitizers, once per instruction set, and loads each into a Python of its own,
+which calls every sample of every mechanism that has a kernel, and larger grids.
 """
 
 import ctypes
@@ -25,7 +26,9 @@ def check(file):
     """In the child: all samples, in all dtypes, on one and two threads."""
     import torch
 
-    from regard.attention import MECHANISMS
+    from attention.grids import GRIDS
+    from budget import leaves
+    from regard.attention import MECHANISMS, neighborhood_attention
     from regard.attention._native import loader
 
     native = loader.NATIVE = loader.Native(ctypes.CDLL(file), Path(file).name, "")
@@ -38,10 +41,17 @@ def check(file):
                     continue
                 for threads in (1, 2):
                     torch.set_num_threads(threads)
-                    out = mechanism.function(**tensors, **sample.options, backend="fused")
-                    gradients = torch.autograd.grad(out, list(tensors.values()), torch.ones_like(out))
-                    assert all(result.isfinite().all() for result in (out, *gradients))
+                    outs = leaves(mechanism.function(**tensors, **sample.options, backend="fused"))
+                    gradients = torch.autograd.grad(outs, list(tensors.values()), list(map(torch.ones_like, outs)))
+                    assert all(result.isfinite().all() for result in (*outs, *gradients))
                     calls += 1
+    for grid, heads, head_dim, kernel, options in GRIDS:
+        shape = (1, *grid, heads, head_dim)
+        tensors = [torch.randn(shape, requires_grad=True) for _ in range(3)]
+        tensors.append(torch.randn(heads, *(2 * size - 1 for size in kernel), requires_grad=True))
+        out = neighborhood_attention(*tensors[:3], kernel, **options, bias=tensors[3], backend="fused")
+        assert all(result.isfinite().all() for result in torch.autograd.grad(out.sum(), tensors))
+        calls += 1
     assert calls > 0
     print(f"{native.instruction_set}: {calls} calls, forward and backward, nothing found", flush=True)
 

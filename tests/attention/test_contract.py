@@ -1,5 +1,7 @@
 """One contract for all mechanisms: every check runs on every sample of every mechanism, for each of its backends."""
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
@@ -160,6 +162,16 @@ def test_meta_device(mechanism, sample):
     shapes = [result.shape for result in leaves(run(mechanism, sample, sample.tensors()))]
     on_meta = leaves(run(mechanism, sample, sample.tensors(device="meta")))
     assert [result.shape for result in on_meta] == shapes
+
+
+SCALED = [call for call in FIRST if "scale" in inspect.signature(call.values[0].function).parameters]
+
+
+@pytest.mark.parametrize(("mechanism", "sample"), SCALED)
+def test_scale_that_is_no_number(mechanism, sample):
+    for scale in (torch.tensor(0.5), "0.5", True):
+        with pytest.raises(TypeError, match="scale must be a number, got"):
+            mechanism.function(**sample.tensors(), **sample.options | {"scale": scale})
 
 
 @pytest.mark.parametrize(("mechanism", "sample"), FIRST)

@@ -1,21 +1,49 @@
 """The native core: every instruction set gives the same mathematics, and the operator is a good citizen of PyTorch."""
 
 import ctypes
+import subprocess
+import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from budget import assert_within_budget
-from regard.attention import MECHANISMS, _native, decompositions, neighborhood, neighborhood_attention
+from budget import assert_definition, assert_within_budget
+from regard.attention import (
+    MECHANISMS,
+    NeighborhoodAttention2d,
+    WindowAttention,
+    _native,
+    decompositions,
+    efficient_additive_attention,
+    neighborhood,
+    neighborhood_attention,
+    talking_heads_attention,
+    window_attention,
+)
 from regard.attention._native import loader
 from regard.errors import UnsupportedError
 
+from .grids import GRIDS
 from .test_contract import run_with_gradients
 
-NEIGHBORHOOD = next(mechanism for mechanism in MECHANISMS if mechanism.name == "neighborhood")
+LOCAL = {
+    "neighborhood": partial(neighborhood_attention, kernel_size=3),
+    "window": partial(window_attention, window_size=3, shift_size=1),
+}
+local = pytest.mark.parametrize("attention", LOCAL.values(), ids=LOCAL)
+CALLS = [
+    pytest.param(mechanism, sample, id=f"{mechanism.name}-{sample.name}")
+    for mechanism in MECHANISMS
+    if mechanism.name != "softmax"  # PyTorch's own kernels
+    for sample in mechanism.samples
+]
 NATIVE = loader.NATIVE
+NATIVE_FOLDERS = tuple(_native.__path__)
 needs_native = pytest.mark.skipif(NATIVE.library is None, reason=f"no kernels in this install: {NATIVE.problem}")
 INSTRUCTION_SETS = loader.RUNNABLE.get(torch.backends.cpu.get_cpu_capability(), ("portable",))
 
@@ -27,46 +55,81 @@ def draw(*shape, count=3, dtype=torch.float32):
 
 @needs_native
 @pytest.mark.parametrize("name", INSTRUCTION_SETS)
-@pytest.mark.parametrize("sample", NEIGHBORHOOD.samples, ids=lambda sample: sample.name)
-def test_instruction_sets(sample, name, monkeypatch):
+@pytest.mark.parametrize(("mechanism", "sample"), CALLS)
+def test_instruction_sets(mechanism, sample, name, monkeypatch):
     file = next(file for folder in _native.__path__ for file in Path(folder).glob(f"*regard_{name}.*"))
     monkeypatch.setattr(loader, "NATIVE", loader.Native(ctypes.CDLL(str(file)), name, ""))
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         tensors = sample.tensors(dtype)
-        exact = run_with_gradients(NEIGHBORHOOD, sample, {key: tensor.double() for key, tensor in tensors.items()})
-        plain = run_with_gradients(NEIGHBORHOOD, sample, tensors)
-        got = run_with_gradients(NEIGHBORHOOD, sample, tensors, "fused")
+        exact = run_with_gradients(mechanism, sample, {key: tensor.double() for key, tensor in tensors.items()})
+        plain = run_with_gradients(mechanism, sample, tensors)
+        got = run_with_gradients(mechanism, sample, tensors, "fused")
         assert_within_budget(got, plain=plain, exact=exact)
-
-
-GRIDS = [
-    ((56, 57), 2, 32, (7, 7), {}),
-    ((9, 130), 3, 5, (3, 31), {}),
-    ((1, 300), 1, 8, (1, 65), {"stride": (1, 40)}),
-    ((40, 33), 2, 17, (13, 5), {"dilation": (3, 6)}),
-    ((100,), 3, 40, (49,), {"dilation": 2, "is_causal": True, "stride": 20}),
-    ((7, 7), 16, 32, (7, 7), {}),
-    ((5, 6, 20), 2, 16, (3, 3, 5), {"is_causal": (True, False, True)}),
-    ((4, 2000), 1, 64, (3, 3), {}),
-    ((6, 6), 2, 256, (3, 3), {}),
-    ((24, 59), 5, 16, (13, 6), {"stride": (8, 1), "is_causal": (True, False)}),  # a rest of heads, in tiles of its own
-]
 
 
 @needs_native
 @pytest.mark.parametrize(("grid", "heads", "head_dim", "kernel", "options"), GRIDS, ids=str)
 def test_larger_grids(grid, heads, head_dim, kernel, options):
-    """Several tiles, blocks of mixed heads and groups, gathered partners: what the small samples do not reach."""
     tensors = dict(zip(("query", "key", "value"), draw(1, *grid, heads, head_dim), strict=True))
     (tensors["bias"],) = draw(heads, *(2 * size - 1 for size in kernel), count=1)
+    assert_kernel_within_budget(neighborhood_attention, tensors, kernel_size=kernel, **options)
 
-    def run(tensors, backend):
-        tensors = {name: tensor.clone().requires_grad_() for name, tensor in tensors.items()}
-        out = neighborhood_attention(**tensors, kernel_size=kernel, **options, backend=backend)
-        return out.detach(), *torch.autograd.grad(out.sin().sum(), list(tensors.values()))
 
-    exact = run({name: tensor.double() for name, tensor in tensors.items()}, "reference")
-    assert_within_budget(run(tensors, "fused"), plain=run(tensors, "reference"), exact=exact)
+def with_gradients(attention, tensors, backend, **options):
+    tensors = {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
+    out = attention(**tensors, **options, backend=backend)
+    return out.detach(), *torch.autograd.grad(out.sin().sum(), list(tensors.values()))
+
+
+def assert_kernel_within_budget(attention, tensors, **options):
+    wide = {name: tensor.double() for name, tensor in tensors.items()}
+    assert_within_budget(
+        with_gradients(attention, tensors, "fused", **options),
+        plain=with_gradients(attention, tensors, "reference", **options),
+        exact=with_gradients(attention, wide, "reference", **options),
+    )
+
+
+@needs_native
+@settings(max_examples=50, deadline=None)
+@given(data=st.data())
+def test_any_options_and_strides(data):
+    """Outputs and gradients for random grids of one to three axes, options and memory layouts.
+
+    Held to rounding in float64, by float32's own error: a handful of float32 numbers may miss a budget by chance.
+    """
+    axes = data.draw(st.integers(1, 3))
+    longest = {1: 40, 2: 20, 3: 9}[axes]
+    one = st.tuples(st.integers(1, longest), st.integers(1, 9), st.integers(1, 3), st.integers(1, 5), st.booleans())
+    grid, kernel, dilation, stride, causal = zip(*(data.draw(one) for _ in range(axes)), strict=True)
+    assume(all(s <= k and k * d <= n for n, k, d, s in zip(grid, kernel, dilation, stride, strict=True)))
+    batch, heads = data.draw(st.integers(1, 2)), data.draw(st.integers(1, 5))
+    dims = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 20))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 100)))
+    tensors = {}
+    for name, dim in zip(("query", "key", "value"), (dims[0], dims[0], dims[1]), strict=True):
+        shape = (batch, *grid, heads, dim)
+        order = data.draw(st.permutations(range(len(shape))))
+        drawn = torch.randn(*(shape[axis] for axis in order), generator=generator)
+        tensors[name] = drawn.permute(*(order.index(axis) for axis in range(len(shape))))
+    if data.draw(st.booleans()):
+        tensors["bias"] = torch.randn(heads, *(2 * size - 1 for size in kernel), generator=generator)
+    options = {"kernel_size": kernel, "dilation": dilation, "stride": stride, "is_causal": causal}
+    wide = {name: tensor.double() for name, tensor in tensors.items()}
+    assert_definition(
+        with_gradients(neighborhood_attention, wide, "fused", **options),
+        single=with_gradients(neighborhood_attention, tensors, "fused", **options),
+        exact=with_gradients(neighborhood_attention, wide, "reference", **options),
+    )
+
+
+@needs_native
+@pytest.mark.parametrize("seed", range(4))
+def test_wide_heads(seed):
+    """Long sums round more: the kernel must not add up all channels in one go."""
+    generator = torch.Generator().manual_seed(seed)
+    query, key, value = torch.randn(3, 1, 14, 14, 2, 256, generator=generator).unbind()
+    assert_kernel_within_budget(neighborhood_attention, {"query": query, "key": key, "value": value}, kernel_size=7)
 
 
 @needs_native
@@ -80,28 +143,82 @@ def test_default_on_the_cpu():
 @needs_native
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # opcheck's own
 @pytest.mark.parametrize("permuted", [False, True])
-@pytest.mark.parametrize("sample", NEIGHBORHOOD.samples[:4], ids=lambda sample: sample.name)
-def test_opcheck(sample, permuted):
-    tensors = {name: tensor.requires_grad_() for name, tensor in sample.tensors().items()}
+@pytest.mark.parametrize("axes", [1, 2, 3])
+@pytest.mark.parametrize("name", LOCAL)
+def test_opcheck(name, axes, permuted):
+    tensors = [*draw(2, *[6] * axes, 2, 8), torch.randn(2, *[5] * axes)]
     if permuted:
-        tensors = {
-            n: t.detach().transpose(0, 1).contiguous().transpose(0, 1).requires_grad_() for n, t in tensors.items()
-        }
-    axes = len(tensors["query"].shape) - 3
-    kernel = sample.options["kernel_size"]
-    kernel = [kernel] * axes if isinstance(kernel, int) else list(kernel)
-    options = (kernel, [1] * axes, [1] * axes, [False] * axes, 0.5)
-    arguments = (tensors["query"], tensors["key"], tensors["value"], tensors.get("bias"), *options)
-    torch.library.opcheck(torch.ops.regard.neighborhood_attention.default, arguments)
+        tensors = [tensor.transpose(0, 1).contiguous().transpose(0, 1) for tensor in tensors]
+    tensors = [tensor.requires_grad_() for tensor in tensors]
+    options = {
+        "neighborhood": ([3] * axes, [1] * axes, [1] * axes, [False] * axes, 0.5),
+        "window": ([3] * axes, [1] * axes, 0.5),
+    }
+    operator = getattr(torch.ops.regard, f"{name}_attention").default
+    torch.library.opcheck(operator, (*tensors, *options[name]))
+    torch.library.opcheck(operator, (*tensors[:3], None, *options[name]))
 
 
 @needs_native
-def test_vmap():
-    query, key, value = draw(5, 2, 6, 7, 2, 4)
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # opcheck's own
+@pytest.mark.parametrize("bias", [False, True])
+def test_opcheck_of_talking_heads(bias):
+    query, key = draw(2, 9, 3, 8, count=2)
+    value = torch.randn(2, 9, 2, 5)
+    mixes = [torch.randn(4, 3), torch.randn(2, 4), *((torch.randn(4), torch.randn(2)) if bias else (None, None))]
+    tensors = [None if tensor is None else tensor.requires_grad_() for tensor in (query, key, value, *mixes)]
+    torch.library.opcheck(torch.ops.regard.talking_heads_attention.default, (*tensors, 0.5))
+
+
+@needs_native
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # opcheck's own
+def test_opcheck_of_the_pooled_family():
+    query, key, value = (tensor.requires_grad_() for tensor in draw(2, 12, 7))
+    weight, score = torch.randn(7, requires_grad=True), torch.randn(2, 12, 1, requires_grad=True)
+    operators = torch.ops.regard
+    tokens = [tensor.detach().unflatten(-1, (1, 7)).requires_grad_() for tensor in (query, key)]
+    weights = [torch.randn(1, 7, requires_grad=True) for _ in range(2)]
+    torch.library.opcheck(operators.additive_attention.default, (*tokens, *weights, None, None, 0.5))
+    for norm in range(3):
+        torch.library.opcheck(operators.efficient_additive_attention.default, (query, key, weight, norm, 0.5))
+    torch.library.opcheck(operators.separable_attention.default, (score, key, value, [3, 4], [3, 4], [1, 2]))
+
+
+@needs_native
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_the_pooled_family_has_the_same_bits_for_any_number_of_threads(threads):
+    query, key = draw(3, 150, 40, count=2)
+    expected = efficient_additive_attention(query, key, query[0, 0])
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        got = efficient_additive_attention(query, key, query[0, 0])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, other) for one, other in zip(got, expected, strict=True))
+
+
+@needs_native
+def test_talking_heads_in_blocks():
+    """More queries than a block has, more than a vector of heads, and a batch."""
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = torch.randn(3, 2, 150, 17, 8, generator=generator).unbind()
+    mixes = torch.randn(2, 17, 17, generator=generator).unbind()
+    tensors = dict(
+        zip(("query", "key", "value", "logits_mix", "weights_mix"), (query, key, value, *mixes), strict=True)
+    )
+    tensors["weights_bias"] = torch.randn(17, generator=generator)
+    assert_kernel_within_budget(talking_heads_attention, tensors)
+
+
+@needs_native
+@local
+def test_vmap(attention):
+    query, key, value = draw(5, 2, 6, 9, 2, 4)
     tables = torch.randn(5, 2, 5, 5)
 
     def attend(query, key, value, bias):
-        return neighborhood_attention(query, key, value, 3, bias=bias)
+        return attention(query, key, value, bias=bias)
 
     shared = torch.stack([attend(*one, tables[0]) for one in zip(query, key, value, strict=True)])
     assert torch.equal(torch.vmap(attend, in_dims=(0, 0, 0, None))(query, key, value, tables[0]), shared)
@@ -112,14 +229,113 @@ def test_vmap():
 
 
 @needs_native
-def test_export_with_decomposition():
+@local
+def test_batched_gradients(attention):
+    """Rows of a Jacobian at once; the bias gradient of one must not mix with another's."""
+    query, key, value = (tensor.requires_grad_() for tensor in draw(1, 3, 6, 2, 4))
+    bias = torch.randn(2, 5, 5, requires_grad=True)
+    inputs = [query, key, value, bias]
+    out = attention(query, key, value, bias=bias)
+    directions = torch.randn(3, *out.shape)
+    together = torch.func.vmap(lambda one: torch.autograd.grad(out, inputs, one, retain_graph=True))(directions)
+    for index, direction in enumerate(directions):
+        alone = torch.autograd.grad(out, inputs, direction, retain_graph=True)
+        assert all(torch.equal(rows[index], one) for rows, one in zip(together, alone, strict=True))
+
+
+def attending(attention, key, value, backend):
+    return lambda query: attention(query, key, value, backend=backend)
+
+
+TRANSFORMS = {
+    "func.grad": lambda call, x: torch.func.grad(lambda x: call(x).sin().sum())(x),
+    "per sample": lambda call, x: torch.func.vmap(torch.func.grad(lambda x: call(x).sin().sum()))(torch.stack([x, -x])),
+    "jvp": lambda call, x: torch.func.jvp(call, (x,), (x.cos(),))[1],
+    "jit.trace": lambda call, x: torch.jit.trace(call, (x,), check_trace=False)(-x),
+}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
+@local
+def test_transforms_take_the_reference(attention, transform):
+    query, key, value = draw(1, 6, 6, 2, 4)
+    got, expected = (transform(attending(attention, key, value, backend), query) for backend in (None, "reference"))
+    assert torch.equal(got, expected) and got.abs().max() > 0
+    with pytest.raises(UnsupportedError, match=r"forward-mode|torch\.func|jit\.trace"):
+        transform(attending(attention, key, value, "fused"), query)
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@local
+def test_autocast_has_its_dtype(attention, dtype):
+    query, key, value = draw(1, 6, 6, 2, 4)
+    with torch.autocast("cpu", dtype):
+        out = attention(query, key, value, backend="fused")
+        wide = attention(query.double(), key.double(), value.double(), backend="fused")
+    assert out.dtype == dtype and wide.dtype == torch.float64
+    assert torch.equal(out, attention(query.to(dtype), key.to(dtype), value.to(dtype)))
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@local
+def test_nan_is_not_hidden(attention, dtype):
+    """A key of NaNs makes every query that sees it NaN, and so does a bias."""
+    query, key, value = draw(1, 9, 9, 2, 4, dtype=dtype)
+    key[0, 4, 4, 1] = torch.nan
+    bias = torch.zeros(2, 5, 5, dtype=dtype)
+    for table in (bias, torch.where(torch.arange(50).reshape(2, 5, 5) == 30, torch.nan, bias)):
+        got, expected = (
+            attention(query, key, value, bias=table, backend=backend).isnan() for backend in ("fused", "reference")
+        )
+        assert expected.any() and torch.equal(got, expected)
+
+
+@needs_native
+def test_out_of_memory():
+    program = """
+import resource, torch
+from regard.attention import neighborhood_attention
+torch.set_num_threads(2)
+neighborhood_attention(*torch.randn(3, 1, 8, 8, 1, 4).unbind(), 3, backend="fused")  # the threads are there
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+query, key, value = torch.randn(3, 1, 31, 31, 31, 1, 8).unbind()
+resource.setrlimit(resource.RLIMIT_AS, (used + 6_000_000, resource.RLIM_INFINITY))
+try:
+    neighborhood_attention(query, key, value, 31, backend="fused")
+except MemoryError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-300:]
+    assert "needs more memory than there is" in done.stdout
+
+
+@needs_native
+def test_damaged_library(tmp_path, monkeypatch):
+    """The next best one serves; without any, the first problem is the reason."""
+    best, *others = INSTRUCTION_SETS
+    monkeypatch.setattr(_native, "__path__", [str(tmp_path)])
+    (tmp_path / f"libregard_{best}.so").write_bytes(b"no library")
+    assert "cannot be loaded" in loader.load().problem
+    for name in others[:1]:
+        whole = next(file for folder in NATIVE_FOLDERS for file in Path(folder).glob(f"libregard_{name}.so"))
+        (tmp_path / whole.name).write_bytes(whole.read_bytes())
+        assert loader.load()[1:] == (name, "")
+
+
+@needs_native
+@pytest.mark.parametrize("name", LOCAL)
+def test_export_with_decomposition(name):
     class Layer(torch.nn.Module):
         def forward(self, query, key, value):
-            return neighborhood_attention(query, key, value, 3, dilation=2)
+            return LOCAL[name](query, key, value)
 
-    tensors = draw(1, 8, 9, 2, 4)
+    tensors = draw(1, 6, 9, 2, 4)
     program = torch.export.export(Layer(), tensors)
-    assert "regard.neighborhood_attention" in str(program.graph)
+    assert f"regard.{name}_attention" in str(program.graph)
     decomposed = program.run_decompositions({**torch.export.default_decompositions(), **decompositions()})
     assert "regard" not in str(decomposed.graph)
     exact = Layer()(*(tensor.double() for tensor in tensors))
@@ -127,9 +343,13 @@ def test_export_with_decomposition():
 
 
 @needs_native
-def test_inductor():
+@pytest.mark.parametrize(
+    "layer",
+    [NeighborhoodAttention2d(8, num_heads=2, kernel_size=3), WindowAttention(8, num_heads=2, window_size=3)],
+    ids=LOCAL,
+)
+def test_inductor(layer):
     torch.compiler.reset()
-    layer = neighborhood.NeighborhoodAttention2d(8, num_heads=2, kernel_size=3)
     x = torch.randn(2, 7, 9, 8, requires_grad=True)
     compiled = torch.compile(layer, fullgraph=True)
     (gradient,) = torch.autograd.grad(compiled(x).sin().sum(), x)
@@ -138,31 +358,54 @@ def test_inductor():
 
 
 @needs_native
-def test_flops_are_counted():
-    query, key, value = (tensor.requires_grad_() for tensor in draw(2, 5, 6, 3, 4))
+@local
+def test_flops_are_counted(attention):
+    query, key, value = (tensor.requires_grad_() for tensor in draw(2, 3, 6, 3, 4))
     with FlopCounterMode(display=False) as counter:
-        neighborhood_attention(query, key, value, 3).sum().backward()
-    products = 2 * (2 * 30 * 3) * 9 * 4
+        attention(query, key, value).sum().backward()
+    products = 2 * (2 * 18 * 3) * 9 * 4
     assert counter.get_total_flops() == 2 * products + 5 * products
 
 
+@pytest.mark.parametrize("first", ["regard", "torch.utils.flop_counter"])
+def test_formulas_are_there_whichever_is_imported_first(first):
+    program = f"""
+import {first}
+import regard, torch, torch.utils.flop_counter as counter
+print(torch.ops.regard.window_attention in counter.flop_registry)
+"""
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "True\n"
+
+
 @needs_native
-def test_offsets_beyond_32_bits():
+@local
+def test_offsets_beyond_32_bits(attention):
     """A batch stride of 2 ** 31 elements: only the few pages that are read and written exist."""
     far = 2**31
     storage = torch.empty(far + 4096, dtype=torch.float16)
-    query = storage.as_strided((2, 4, 5, 1, 8), (far, 40, 8, 8, 1)).copy_(torch.randn(2, 4, 5, 1, 8))
-    out = neighborhood_attention(query, query, query, 3, backend="fused")
-    assert torch.equal(out, neighborhood_attention(*[query.contiguous()] * 3, 3, backend="fused"))
+    query = storage.as_strided((2, 3, 6, 1, 8), (far, 48, 8, 8, 1)).copy_(torch.randn(2, 3, 6, 1, 8))
+    near = query.contiguous().requires_grad_()
+    query.requires_grad_()
+    out, expected = (attention(x, x, x, backend="fused") for x in (query, near))
+    assert torch.equal(out, expected)
+    assert torch.equal(*(torch.autograd.grad(y.sum(), x)[0] for y, x in ((out, query), (expected, near))))
 
 
 @needs_native
-def test_reasons():
-    query, key, value = draw(1, 5, 5, 1, 300)
+@local
+def test_reasons(attention):
+    query, key, value = draw(1, 3, 6, 1, 300)
     with pytest.raises(UnsupportedError) as raised:
-        neighborhood_attention(query, key, value, 3, dropout_p=0.1, backend="fused")
+        attention(query, key, value, dropout_p=0.1, backend="fused")
     assert "more than 256 channels" in str(raised.value) and "no dropout" in str(raised.value)
-    assert neighborhood_attention(query, key, value, 3).shape == query.shape  # the reference serves
+    assert attention(query, key, value).shape == query.shape  # the reference serves
+
+
+@needs_native
+def test_windows_too_large():
+    query, key, value = draw(1, 33, 33, 1, 4)
+    with pytest.raises(UnsupportedError, match="windows have more than 1024 tokens"):
+        window_attention(query, key, value, 33, backend="fused")
 
 
 def test_without_libraries(monkeypatch):

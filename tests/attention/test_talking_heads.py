@@ -203,9 +203,9 @@ class TestBadInput:
         with pytest.raises(ShapeError, match="logits_mix"):
             talking_heads_attention(**{**tensors, "logits_mix": tensors["logits_mix"].T})
 
-    def test_no_kernel(self):
-        with pytest.raises(UnsupportedError, match="no fused kernel for talking-heads attention"):
-            talking_heads_attention(**inputs(), backend="fused")
+    def test_no_kernel_with_dropout(self):
+        with pytest.raises(UnsupportedError, match="no dropout of attention weights"):
+            talking_heads_attention(**inputs(), dropout_p=0.1, backend="fused")
 
     def test_module(self):
         with pytest.raises(ShapeError, match="dim must be a multiple"):

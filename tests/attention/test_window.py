@@ -238,9 +238,9 @@ class TestBadInput:
         with pytest.raises(OptionError, match="small_grid"):
             self.call(small_grid="crop")
 
-    def test_no_kernel(self):
-        with pytest.raises(UnsupportedError, match="no fused kernel for window attention"):
-            self.call(backend="fused")
+    def test_no_kernel_with_dropout(self):
+        with pytest.raises(UnsupportedError, match="no dropout of attention weights"):
+            self.call(dropout_p=0.1, backend="fused")
 
     def test_module(self):
         with pytest.raises(ShapeError, match="one length for each of its 1, 2 or 3 axes"):

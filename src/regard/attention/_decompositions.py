@@ -7,7 +7,12 @@ from typing import Any
 
 import torch
 
+from regard.attention.additive import op as additive
+from regard.attention.efficient_additive import op as efficient_additive
 from regard.attention.neighborhood import op as neighborhood
+from regard.attention.separable import op as separable
+from regard.attention.talking_heads import op as talking_heads
+from regard.attention.window import op as window
 
 
 def decompositions() -> dict[torch._ops.OpOverload, Callable[..., Any]]:
@@ -21,4 +26,11 @@ def decompositions() -> dict[torch._ops.OpOverload, Callable[..., Any]]:
         >>> "regard" in str(program.run_decompositions(table).graph)
         False
     """
-    return {torch.ops.regard.neighborhood_attention.default: neighborhood.decompose}
+    return {
+        torch.ops.regard.additive_attention.default: additive.decompose,
+        torch.ops.regard.efficient_additive_attention.default: efficient_additive.decompose,
+        torch.ops.regard.separable_attention.default: separable.decompose,
+        torch.ops.regard.neighborhood_attention.default: neighborhood.decompose,
+        torch.ops.regard.talking_heads_attention.default: talking_heads.decompose,
+        torch.ops.regard.window_attention.default: window.decompose,
+    }

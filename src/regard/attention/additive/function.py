@@ -6,7 +6,8 @@ from torch import Tensor
 
 from regard.attention import _checks
 from regard.attention._mechanism import Backend, choose_backend
-from regard.attention.additive import reference
+from regard.attention._native import calls
+from regard.attention.additive import op, reference
 
 
 def additive_attention(
@@ -51,7 +52,7 @@ def additive_attention(
         B * N * C; the reference has temporaries of that size.
 
     Precision:
-        The reference computes in the inputs' dtype.
+        The reference computes in the inputs' dtype; the fused kernel in float32 for 16-bit inputs.
 
     Source:
         Fastformer (arXiv 2108.09084); `FastSelfAttention` of wuch15/Fastformer, Fastformer.ipynb.
@@ -63,8 +64,9 @@ def additive_attention(
         torch.Size([1, 14, 14, 2, 16])
     """
     _check(query, key, query_weight, key_weight, query_bias, key_bias)
-    choose_backend(backend, [NO_KERNEL])
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    scale = _checks.scale_of(query, scale)
+    if choose_backend(backend, calls.native_reasons(query)) == "fused":
+        return op.additive_attention(query, key, query_weight, key_weight, query_bias, key_bias, scale)
     return reference.additive_attention(query, key, query_weight, key_weight, query_bias, key_bias, scale)
 
 
@@ -92,7 +94,7 @@ def additive_weights(
         (torch.Size([1, 9, 2]), torch.Size([1, 9, 2]))
     """
     _check(query, key, query_weight, key_weight, query_bias, key_bias)
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    scale = _checks.scale_of(query, scale)
     return reference.additive_weights(query, key, query_weight, key_weight, query_bias, key_bias, scale)
 
 
@@ -108,10 +110,7 @@ def unsupported_reasons(
 ) -> list[str]:
     """Say why `additive_attention` has no fused kernel for these arguments; empty if it has one."""
     _check(query, key, query_weight, key_weight, query_bias, key_bias)
-    return [NO_KERNEL]
-
-
-NO_KERNEL = "this version of regard has no fused kernel for additive attention"
+    return calls.native_reasons(query)
 
 
 def _check(

@@ -34,7 +34,7 @@ SAMPLES = (
     _sample("no_bias", (5, 3), bias=False),
     _sample("one_token", (1, 1)),
     _sample("one_row", (1, 9)),
-    _sample("primes", (7, 11), batch=1, num_heads=3, head_dim=5),
+    _sample("primes", (7, 11), num_heads=3, head_dim=5),
     _sample("batch_0", (4, 4), batch=0),
     _sample("batch_1_head_1", (4, 4), batch=1, num_heads=1, head_dim=1),
     _sample("logits_1e4", (3, 4), head_dim=2, projections=1e4),

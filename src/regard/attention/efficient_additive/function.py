@@ -6,8 +6,9 @@ from torch import Tensor
 
 from regard.attention import _checks
 from regard.attention._mechanism import Backend, choose_backend
+from regard.attention._native import calls
 from regard.attention._pooling import TokenNorm
-from regard.attention.efficient_additive import reference
+from regard.attention.efficient_additive import op, reference
 
 LAYOUT = "[B, *grid, C] with a grid of 1, 2 or 3 axes"
 
@@ -52,12 +53,12 @@ def efficient_additive_attention(
         UnsupportedError: `backend="fused"` and no fused kernel serves the call.
 
     Cost:
-        11 * B * N * C FLOPs for N tokens. Reads 2 * B * N * C elements and writes as many; the reference has
-        temporaries of that size.
+        11 * B * N * C FLOPs for N tokens. Reads 2 * B * N * C elements and writes as many, which is what the fused
+        kernel's two passes do; the reference has temporaries of that size.
 
     Precision:
-        The reference computes in the inputs' dtype. Norms are clamped at 1e-12, and in float16, where that is zero,
-        at the smallest normal number.
+        The reference computes in the inputs' dtype, the fused kernel in float32 for 16-bit inputs. Norms are clamped at
+        1e-12, and in float16, where that is zero, at the smallest normal number.
 
     Source:
         SwiftFormer (arXiv 2303.15446); `EfficientAdditiveAttnetion` of Amshaker/SwiftFormer, models/swiftformer.py,
@@ -71,8 +72,9 @@ def efficient_additive_attention(
         (torch.Size([1, 14, 14, 32]), torch.Size([1, 14, 14, 32]))
     """
     _check(query, key, weight, token_norm)
-    choose_backend(backend, [NO_KERNEL])
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    scale = _checks.scale_of(query, scale)
+    if choose_backend(backend, calls.native_reasons(query)) == "fused":
+        return op.efficient_additive_attention(query, key, weight, token_norm, scale)
     return reference.efficient_additive_attention(query, key, weight, token_norm, scale)
 
 
@@ -90,7 +92,7 @@ def efficient_additive_weights(
         True
     """
     _check(query, query, weight, token_norm)
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    scale = _checks.scale_of(query, scale)
     return reference.efficient_additive_weights(query, weight, token_norm, scale)
 
 
@@ -99,10 +101,7 @@ def unsupported_reasons(
 ) -> list[str]:
     """Say why `efficient_additive_attention` has no fused kernel for these arguments; empty if it has one."""
     _check(query, key, weight, token_norm)
-    return [NO_KERNEL]
-
-
-NO_KERNEL = "this version of regard has no fused kernel for efficient additive attention"
+    return calls.native_reasons(query)
 
 
 def _check(query: Tensor, key: Tensor, weight: Tensor, token_norm: str) -> None:

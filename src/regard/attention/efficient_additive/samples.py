@@ -33,5 +33,5 @@ SAMPLES = (
     _sample("logits_1e4_softmax", (3, 4), weight=1e4, token_norm="softmax"),
     _sample("scale_0", (2, 2), scale=0.0),
     _sample("scale_0_softmax", (4, 3), scale=0.0, token_norm="softmax"),
-    _sample("scale", (4, 3), scale=2.0, token_norm="softmax"),
+    _sample("scale", (8, 9), scale=2.0, token_norm="softmax"),
 )

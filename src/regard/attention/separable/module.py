@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from regard.attention import _checks
+from regard.attention._linear import EvenLinear
 from regard.attention._mechanism import Backend, choose_backend
 from regard.attention.separable.function import LAYOUT, separable_attention
 
@@ -52,7 +53,7 @@ class SeparableAttention(nn.Module):
         _checks.check_probability("proj_drop", proj_drop)
         choose_backend(backend, ())  # checks the word
         self.backend = backend
-        self.qkv_proj = nn.Linear(dim, 1 + 2 * dim, bias=qkv_bias)
+        self.qkv_proj = EvenLinear(dim, 1 + 2 * dim, bias=qkv_bias)
         self.out_proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
         self.register_load_state_dict_pre_hook(_flatten_convolutions)  # type: ignore[no-untyped-call]

@@ -37,6 +37,6 @@ SAMPLES = (
     _sample("one_row", (1, 9), patch_size=(1, 3)),
     _sample("primes", (7, 11), batch=1, channels=13),
     _sample("batch_0", (4, 4), batch=0, patch_size=2),
-    _sample("batch_1_channel_1", (4, 4), batch=1, channels=1, patch_size=2),
+    _sample("batch_1_channel_1", (12, 8), batch=1, channels=1, patch_size=2),
     _sample("logits_1e4", (4, 6), patch_size=2, logits=1e4),
 )

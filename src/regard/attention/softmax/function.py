@@ -73,7 +73,7 @@ def softmax_attention(
         torch.Size([1, 1, 2, 16])
     """
     _check(query, key, value, bias, relative_key, relative_value, dropout_p)
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    scale = _checks.scale_of(query, scale)
     if choose_backend(backend, _reasons(relative_key, relative_value)) == "fused":
         return sdpa.softmax_attention(query, key, value, bias, scale, dropout_p)
     return reference.softmax_attention(query, key, value, bias, relative_key, relative_value, scale, dropout_p)
@@ -99,7 +99,7 @@ def softmax_weights(
         torch.Size([1, 2, 9, 9])
     """
     _check(query, key, key, bias, relative_key, None, 0.0)
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    scale = _checks.scale_of(query, scale)
     return reference.softmax_weights(query, key, bias, relative_key, scale)
 
 

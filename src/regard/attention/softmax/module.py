@@ -66,6 +66,7 @@ class Attention(nn.Module):
         choose_backend(backend, ())  # checks the word
         self.backend = backend
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.qk_norm = qk_norm
         self.q_norm = norm_layer(self.head_dim) if qk_norm else nn.Identity()
         self.k_norm = norm_layer(self.head_dim) if qk_norm else nn.Identity()
         self.register_parameter("relative_key", _relative_table(axes, relative_distance, self.head_dim))
@@ -76,10 +77,13 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Attend over a grid, `[B, *grid, C]` to the same shape."""
         _checks.check_input(x, (3, 4, 5), "[B, *grid, C] with a grid of 1, 2 or 3 axes", self.qkv.weight)
-        query, key, value = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(-3)
+        qkv = self.qkv(x)
+        query, key, value = qkv.view(*x.shape[:-1], 3, self.num_heads, self.head_dim).unbind(-3)
+        if self.qk_norm:  # autocast runs norms in float32
+            query, key = self.q_norm(query).to(value.dtype), self.k_norm(key).to(value.dtype)
         out = softmax_attention(
-            self.q_norm(query).to(value.dtype),  # autocast runs norms in float32
-            self.k_norm(key).to(value.dtype),
+            query,
+            key,
             value,
             relative_key=None if self.relative_key is None else self.relative_key.to(value.dtype),
             relative_value=None if self.relative_value is None else self.relative_value.to(value.dtype),

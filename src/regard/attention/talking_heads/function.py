@@ -6,9 +6,8 @@ from torch import Tensor
 
 from regard.attention import _checks
 from regard.attention._mechanism import Backend, choose_backend
-from regard.attention.talking_heads import reference
-
-NO_KERNEL = "this version of regard has no fused kernel for talking-heads attention"
+from regard.attention._native import calls
+from regard.attention.talking_heads import op, reference
 
 
 def talking_heads_attention(
@@ -54,10 +53,11 @@ def talking_heads_attention(
 
     Cost:
         2 * B * N * M * (h_k * hd + h * (h_k + h_v) + h_v * hd_v) FLOPs. The reference holds B * N * M elements for each
-        of the h_k, h and h_v heads.
+        of the h_k, h and h_v heads; the fused kernel those of a few queries per thread, and keys and values of
+        one batch entry a second time.
 
     Precision:
-        The reference computes in the inputs' dtype.
+        The reference computes in the inputs' dtype; the fused kernel in float32 for 16-bit inputs.
 
     Source:
         Talking-Heads Attention (arXiv 2003.02436, section 3); biases and order as in CaiT, `Attention_talking_head` in
@@ -71,8 +71,9 @@ def talking_heads_attention(
         torch.Size([1, 7, 7, 2, 16])
     """
     _check(query, key, value, logits_mix, weights_mix, logits_bias, weights_bias, dropout_p)
-    choose_backend(backend, [NO_KERNEL])
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    scale = _checks.scale_of(query, scale)
+    if choose_backend(backend, calls.unsupported_reasons(query, value, dropout_p)) == "fused":
+        return op.talking_heads_attention(query, key, value, logits_mix, weights_mix, logits_bias, weights_bias, scale)
     return reference.talking_heads_attention(
         query, key, value, logits_mix, weights_mix, logits_bias, weights_bias, scale, dropout_p
     )
@@ -101,7 +102,7 @@ def talking_heads_weights(
         torch.Size([1, 4, 9, 9])
     """
     _check(query, key, None, logits_mix, weights_mix, logits_bias, weights_bias, 0.0)
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    scale = _checks.scale_of(query, scale)
     return reference.talking_heads_weights(query, key, logits_mix, weights_mix, logits_bias, weights_bias, scale)
 
 
@@ -119,7 +120,7 @@ def unsupported_reasons(
 ) -> list[str]:
     """Say why `talking_heads_attention` has no fused kernel for these arguments; empty if it has one."""
     _check(query, key, value, logits_mix, weights_mix, logits_bias, weights_bias, dropout_p)
-    return [NO_KERNEL]
+    return calls.unsupported_reasons(query, value, dropout_p)
 
 
 def _check(

@@ -11,10 +11,8 @@ from torch import Tensor
 from regard.attention import _checks
 from regard.attention._grid import crop_grid, pad_grid
 from regard.attention._mechanism import Backend, choose_backend
-from regard.attention.window import reference
+from regard.attention.window import op, reference
 from regard.errors import ShapeError
-
-NO_KERNEL = "this version of regard has no fused kernel for window attention"
 
 
 def window_attention(
@@ -61,11 +59,12 @@ def window_attention(
 
     Cost:
         2 * B * nh * N * T * (hd + hd_v) FLOPs for N padded grid positions and windows of T tokens. The reference holds
-        B * nh * N * T weights.
+        B * nh * N * T weights, the fused kernel those of one window and head per thread.
 
     Precision:
-        The reference computes in the inputs' dtype. Tokens of different windows weigh exactly 0; the authors add -100
-        to their logits instead, equal in float32 unless logits differ by dozens.
+        The reference computes in the inputs' dtype; the fused kernel in float32 for 16-bit inputs. Tokens of different
+        windows weigh exactly 0; the authors add -100 to their logits instead, equal in float32 unless logits differ by
+        dozens.
 
     Source:
         Swin Transformer (arXiv 2103.14030, section 3.2); microsoft/Swin-Transformer, models/swin_transformer.py. Pads,
@@ -77,11 +76,15 @@ def window_attention(
         torch.Size([1, 14, 14, 2, 16])
     """
     window, shift = _check(query, key, value, window_size, shift_size, bias, dropout_p, small_grid)
-    choose_backend(backend, [NO_KERNEL])
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    chosen = choose_backend(backend, op.unsupported_reasons(query, value, window, dropout_p))
+    scale = _checks.scale_of(query, scale)
     grid = query.shape[1:-2]
     query, key, value = (pad_grid(tensor, whole_windows(grid, window)) for tensor in (query, key, value))
-    return crop_grid(reference.window_attention(query, key, value, window, shift, bias, scale, dropout_p), grid)
+    if chosen == "fused":
+        out = op.window_attention(query, key, value, window, shift, bias, scale)
+    else:
+        out = reference.window_attention(query, key, value, window, shift, bias, scale, dropout_p)
+    return crop_grid(out, grid)
 
 
 def window_weights(
@@ -106,7 +109,7 @@ def window_weights(
         torch.Size([1, 2, 2, 2, 49, 49])
     """
     window, shift = _check(query, key, key, window_size, shift_size, bias, 0.0, small_grid)
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    scale = _checks.scale_of(query, scale)
     padded = whole_windows(query.shape[1:-2], window)
     return reference.window_weights(pad_grid(query, padded), pad_grid(key, padded), window, shift, bias, scale)
 
@@ -144,8 +147,8 @@ def unsupported_reasons(
     small_grid: Literal["error", "pad"] = "error",
 ) -> list[str]:
     """Say why `window_attention` has no fused kernel for these arguments; empty if it has one."""
-    _check(query, key, value, window_size, shift_size, bias, dropout_p, small_grid)
-    return [NO_KERNEL]
+    window, _ = _check(query, key, value, window_size, shift_size, bias, dropout_p, small_grid)
+    return op.unsupported_reasons(query, value, window, dropout_p)
 
 
 def whole_windows(grid: Sequence[int], window: Sequence[int]) -> list[int]:
