@@ -9,14 +9,29 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from regard.checkpoint import Naming, convert, detect_naming, load_state, load_weights, save_weights
-from regard.errors import CheckpointError
+from regard.checkpoint import (
+    Naming,
+    Source,
+    converted,
+    detect_naming,
+    in_naming,
+    load_state,
+    load_state_into,
+    save_state,
+    state_in,
+    unwrap,
+)
+from regard.errors import CheckpointError, OptionError
+from regard.models import load_weights, save_weights
 
 
 class Net(nn.Module):
     """One of each: a dense layer, a convolution and a norm with buffers."""
 
-    namings = (Naming("others", lambda name: (name.replace("dense.", "their_dense."),)),)
+    namings = (
+        Naming("others", ((r"^dense\.", "their_dense."),)),
+        Naming("split", ((r"^dense\.", "{first,second}."),), pointwise=r"^first\.weight$"),
+    )
 
     def __init__(self):
         super().__init__()
@@ -55,6 +70,10 @@ def test_round_trip_of_files(model, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["net.safetensors"]
 
 
+def prefixed(prefix, state):
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
 @pytest.mark.parametrize("suffix", ["pth", "pt", "bin"])
 @pytest.mark.parametrize(
     "wrap",
@@ -62,15 +81,136 @@ def test_round_trip_of_files(model, tmp_path):
         lambda state: state,
         lambda state: {"model": state, "epoch": 3, "args": argparse.Namespace(lr=0.1)},
         lambda state: {"state_dict": state},
-        lambda state: {"model": {"module." + name: tensor for name, tensor in state.items()}},
+        lambda state: {"module": state, "lr": 0.1},
+        lambda state: {"model_ema": state, "epoch": 3},
+        lambda state: {"model": prefixed("module.", state)},
+        lambda state: prefixed("_orig_mod.", state),
+        lambda state: prefixed("module._orig_mod.", state),
+        lambda state: prefixed("_orig_mod.module.", state),
     ],
-    ids=["plain", "model", "state_dict", "module"],
+    ids=["plain", "model", "state_dict", "module", "ema", "ddp", "compiled", "compiled_in_ddp", "ddp_compiled"],
 )
 def test_wrapped_files(model, tmp_path, wrap, suffix):
     path = tmp_path / f"net.{suffix}"
     torch.save(wrap(state_of()), path)
     load_weights(model, str(path))
     assert_holds(model, state_of())
+
+
+@pytest.mark.parametrize("word", ["model_ema", "state_dict_ema", "ema"])
+def test_averaged_weights_are_taken_when_asked_for(tmp_path, word):
+    torch.save({"model": state_of(1), word: state_of(2)}, tmp_path / "net.pth")
+    for ema, seed in ((False, 1), (True, 2)):
+        state = load_state(tmp_path / "net.pth", ema=ema)
+        assert all(torch.equal(tensor, state[name]) for name, tensor in state_of(seed).items())
+
+
+def test_averaged_weights_that_are_not_there(model, tmp_path):
+    torch.save({"model": state_of()}, tmp_path / "net.pth")
+    before = copy.deepcopy(model.state_dict())
+    for source in (tmp_path / "net.pth", state_of()):
+        with pytest.raises(CheckpointError, match=r"holds no averaged weights \(model_ema, state_dict_ema, ema\)"):
+            load_weights(model, source, ema=True)
+    assert_holds(model, before)
+
+
+def test_names_that_only_some_share_a_prefix_with_stay():
+    state = {"module.a": torch.zeros(1), "b": torch.zeros(1)}
+    assert unwrap(state) == state
+
+
+def test_sources():
+    naming = Naming("theirs", ((r"^qkv\.", "{q,k,v}."), (r"^gamma(\d)$", r"gammas[\1]")))
+    assert naming.sources("qkv.bias") == (Source("q.bias"), Source("k.bias"), Source("v.bias"))
+    assert naming.sources("gamma1") == (Source("gammas", 1),)
+    assert naming.sources("other") == (Source("other"),)
+
+
+@pytest.mark.parametrize("naming", ["regard", "others", "split"])
+def test_there_and_back(model, naming):
+    load_weights(model, state_of())
+    state = state_in(model, naming)
+    other = Net()
+    report = load_state_into(other, state)
+    assert (report.naming, report.tensors) == (naming, len(state_of()))
+    assert_holds(other, state_of())
+
+
+def test_one_tensor_of_ours_is_several_of_theirs(model):
+    load_weights(model, state_of())
+    state = state_in(model, "split")
+    assert state["first.weight"].shape == (2, 3) and "dense.weight" not in state
+    assert torch.equal(torch.cat([state["first.bias"], state["second.bias"]]), model.dense.bias)
+
+
+def test_pointwise_layers_get_their_axes_back(model):
+    naming = Naming("convolutions", pointwise=r"^dense\.weight$")
+    assert in_naming(model, naming)["dense.weight"].shape == (4, 3, 1, 1)
+
+
+class Scaled(nn.Module):
+    """Two vectors that others hold as rows of one, an index that follows from the rest, and a configuration."""
+
+    namings = (
+        Naming(
+            "rows",
+            ((r"^gamma(\d)$", r"gammas[\1]"),),
+            derived=lambda model: {"index": torch.arange(3)},
+            ignored="^index$",
+            requires={"norm": "ones"},
+        ),
+    )
+
+    def __init__(self, norm="ones"):
+        super().__init__()
+        self.config = argparse.Namespace(norm=norm)
+        self.gamma0 = nn.Parameter(torch.rand(3))
+        self.gamma1 = nn.Parameter(torch.rand(3))
+
+
+def test_rows_and_derived_tensors():
+    model, other = Scaled(), Scaled()
+    state = state_in(model, "rows")
+    assert set(state) == {"gammas", "index"} and state["gammas"].shape == (2, 3)
+    report = load_state_into(other, state, "theirs")
+    assert_holds(other, model.state_dict())
+    assert str(report) == "2 tensors from theirs in the naming of rows; 1 ignored: index"
+    load_state_into(other, {"gammas": state["gammas"]})  # they need not be there
+
+
+def test_rows_too_few():
+    with pytest.raises(CheckpointError, match=r"gamma1 \(expected \[3\], got"):
+        load_state_into(Scaled(), {"gammas": torch.rand(1, 3)})
+
+
+def test_what_a_naming_requires():
+    model = Scaled(norm="l2")
+    with pytest.raises(CheckpointError, match="compute norm='ones', this model computes 'l2'"):
+        state_in(model, "rows")
+    with pytest.warns(UserWarning, match="trained with norm='ones'; the model has 'l2'"):
+        load_state_into(model, {"gammas": torch.rand(2, 3)})
+
+
+def test_unknown_naming(model):
+    with pytest.raises(OptionError, match="unknown naming of Net 'other'; did you mean 'others'"):
+        state_in(model, "other")
+
+
+def test_kept_tensors(model):
+    before = copy.deepcopy(model.state_dict())
+    state = {name: tensor for name, tensor in state_of().items() if name != "dense.bias"}
+    own, report = converted(model, state, keep=["dense.weight", "dense.bias"])
+    assert report.kept == ("dense.weight", "dense.bias")
+    assert torch.equal(own["dense.weight"], before["dense.weight"]) and torch.equal(
+        own["conv.bias"], state["conv.bias"]
+    )
+    assert_holds(model, before)  # converting alone changes nothing
+
+
+def test_resized_tensors(model):
+    model.resized = lambda name, tensor: tensor[:2] if name == "conv.bias" else None
+    report = load_state_into(model, state_of() | {"conv.bias": torch.arange(3.0)})
+    assert report.resized == ("conv.bias",) and model.conv.bias.tolist() == [0.0, 1.0]
 
 
 def test_other_naming(model):
@@ -86,18 +226,6 @@ def test_dense_layers_stored_as_convolutions(model):
     state["norm.weight"] = state["norm.weight"][:, None, None]
     load_weights(model, state)
     assert_holds(model, state_of())
-
-
-def test_several_sources_are_stacked():
-    dense = nn.Linear(3, 4)
-    naming = Naming("split", lambda name: (f"first.{name}", f"second.{name}"))
-    parts = {
-        f"{part}.{name}": torch.rand(2, *tensor.shape[1:])
-        for name, tensor in dense.state_dict().items()
-        for part in ("first", "second")
-    }
-    converted = convert(parts, dense, naming)
-    assert torch.equal(converted["weight"], torch.cat([parts["first.weight"], parts["second.weight"]]))
 
 
 def test_half_precision_is_converted(model):
@@ -194,7 +322,7 @@ def test_no_file(tmp_path):
 
 
 def test_unknown_suffix(tmp_path):
-    with pytest.raises(CheckpointError, match=r"expected a \.safetensors, \.pth, \.pt or \.bin file"):
+    with pytest.raises(CheckpointError, match=r"expected a \.safetensors, \.pth, \.pt, \.bin, \.ckpt or \.tar file"):
         load_state(tmp_path / "net.onnx")
 
 
@@ -205,8 +333,28 @@ def test_meta_model_cannot_be_filled():
         load_weights(model, state_of())
 
 
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+def test_files_of_split_tensors(model, tmp_path, suffix):
+    """The parts of a tensor share its memory, which not every file format takes."""
+    load_weights(model, state_of())
+    save_weights(model, tmp_path / f"net.{suffix}", naming="split")
+    other = Net()
+    load_weights(other, tmp_path / f"net.{suffix}")
+    assert_holds(other, state_of())
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+def test_files_may_be_read_by_those_who_read_others(model, tmp_path, suffix):
+    (tmp_path / "other").touch()
+    save_weights(model, tmp_path / f"net.{suffix}")
+    assert (tmp_path / f"net.{suffix}").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_save_refuses(model, tmp_path):
     with pytest.raises(CheckpointError, match="change the suffix"):
-        save_weights(model, tmp_path / "net.pth")
+        save_weights(model, tmp_path / "net.onnx")
     with pytest.raises(CheckpointError, match="cannot be written"):
-        save_weights(model, tmp_path / "no_such_folder" / "net.safetensors")
+        save_state(model.state_dict(), tmp_path / "no_such_folder" / "net.safetensors")
+    with pytest.raises(OptionError, match="unknown naming"):
+        save_weights(model, tmp_path / "net.pth", naming="timm")
+    assert not list(tmp_path.iterdir())

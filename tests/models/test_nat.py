@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from regard.checkpoint import state_in
 from regard.errors import OptionError, ShapeError
 from regard.models import create_model
 
@@ -27,7 +28,7 @@ def test_every_second_block_is_dilated(name, dilations):
     ("name", "scaled"), [("nat_tiny", False), ("nat_small", True), ("dinat_small", False), ("dinat_base", True)]
 )
 def test_layer_scale(name, scaled):
-    assert ("levels.0.blocks.0.gamma1" in on_meta(name).state_dict()) == scaled
+    assert ("levels.0.blocks.0.ls1.gamma" in on_meta(name).state_dict()) == scaled
 
 
 def test_drop_path_rises_over_all_blocks():
@@ -70,3 +71,38 @@ def test_sizes_out_of_range():
 def test_unknown_word_for_small_grids():
     with pytest.raises(OptionError, match="unknown small_grid 'pda'; did you mean 'pad'"):
         create_model("nat_nano", small_grid="pda")
+
+
+def test_names_of_others():
+    """Written out from their code: names, the order of queries, keys and values, and rows of the layer scales."""
+    model = create_model("nat_small", depths=(1, 1), num_heads=(3, 6), dilations=(1, 1))
+    official, hf = state_in(model, "official"), state_in(model, "hf")
+    assert {
+        "levels.0.downsample.reduction.weight",
+        "levels.1.blocks.0.gamma1",
+        "levels.1.blocks.0.gamma2",
+        "levels.0.blocks.0.attn.rpb",
+    } <= set(official)
+    layer = "nat.encoder.levels.1.layers.0."
+    block = model.levels[1].blocks[0]
+    query, key, value = block.attn.qkv.weight.chunk(3)
+    expected = {
+        "nat.embeddings.patch_embeddings.projection.1.bias": model.patch_embed.proj[1].bias,
+        "nat.embeddings.norm.weight": model.patch_embed.norm.weight,
+        "nat.encoder.levels.0.downsample.norm.weight": model.levels[1].downsample.norm.weight,
+        layer + "layernorm_before.weight": block.norm1.weight,
+        layer + "layernorm_after.weight": block.norm2.weight,
+        layer + "attention.self.query.weight": query,
+        layer + "attention.self.key.weight": key,
+        layer + "attention.self.value.weight": value,
+        layer + "attention.self.rpb": block.attn.rpb,
+        layer + "attention.output.dense.weight": block.attn.proj.weight,
+        layer + "intermediate.dense.weight": block.mlp.fc1.weight,
+        layer + "output.dense.weight": block.mlp.fc2.weight,
+        layer + "layer_scale_parameters": torch.stack([block.ls1.gamma, block.ls2.gamma]),
+        "nat.layernorm.weight": model.norm.weight,
+        "classifier.weight": model.head.weight,
+    }
+    for name, tensor in expected.items():
+        assert torch.equal(hf[name], tensor), name
+    assert len(hf) == len(model.state_dict()) + 2 * (4 - 1)  # in two blocks: q, k, v apart, layer scales together

@@ -34,8 +34,8 @@ def test_features_equal_timm(pair):
     x = weights.image([1, 3, 64, 64], seed=5)
     with torch.no_grad():
         expected = theirs.forward_intermediates(x.double(), intermediates_only=True)
-        single = tuple(ours.float().forward_intermediates(x))
-        got = tuple(ours.double().forward_intermediates(x.double()))
+        single = tuple(ours.float().forward_intermediates(x, intermediates_only=True))
+        got = tuple(ours.double().forward_intermediates(x.double(), intermediates_only=True))
     assert_definition(got, single=single, exact=tuple(expected))
 
 
@@ -44,7 +44,7 @@ def test_authors_names(name, count):
     with torch.device("meta"):
         model = create_model(f"swiftformer_{name}")
     naming = model.namings[0]
-    names = {source for key in model.state_dict() for source in naming.sources(key)}
+    names = {source.name for key in model.state_dict() for source in naming.sources(key)}
     assert len(names) == len(model.state_dict()) == count
     last = model.config.depths[-1] - 1
     assert {
@@ -57,7 +57,7 @@ def test_authors_names(name, count):
         "dist_head.bias",
         "norm.running_var",
     } <= names
-    assert detect_naming(dict.fromkeys(names), model).name == "the authors"
+    assert detect_naming(dict.fromkeys(names), model).name == "official"
     assert detect_naming(dict.fromkeys(model.state_dict()), model).name == "regard"
 
 

@@ -26,7 +26,7 @@ def test_config_says_all(run, folder):
     fields = json.loads((run.path / "config.json").read_text())
     assert fields["model"] == "nat_nano" and fields["classes"] == ["blue", "green", "red"]
     assert fields["data"] == str(folder) and fields["recipe"]["seed"] == 0
-    assert fields["model_config"] == json.loads(json.dumps(asdict(MODELS["nat_nano"])))
+    assert fields["model_config"] == json.loads(json.dumps(asdict(MODELS["nat_nano"].config)))
     assert fields["preprocessing"]["image_size"] == 8 and len(fields["preprocessing"]["mean"]) == 3
     assert fields["versions"]["torch"] and fields["versions"]["timm"]
 
@@ -40,7 +40,9 @@ def test_opens_as_it_was_made(config):
 
 def test_outlives_a_change_of_the_variant(run, monkeypatch):
     before = state(run)
-    monkeypatch.setitem(MODELS, "nat_nano", replace(MODELS["nat_nano"], embed_dim=64, depths=(1, 1, 1)))
+    variant = MODELS["nat_nano"]
+    config = replace(variant.config, embed_dim=64, depths=(1, 1, 1))
+    monkeypatch.setitem(MODELS, "nat_nano", replace(variant, config=config))
     after = state(Run.open(run.path))
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from regard.cli import check, demo, evaluate, models, predict, train
+from regard.cli import check, convert, demo, evaluate, info, models, predict, train
 from regard.errors import RegardError
 from regard.training.versions import version
 
@@ -36,6 +36,8 @@ app.command()(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command()(predict.predict)
 app.command()(models.models)
+app.command()(info.info)
+app.command()(convert.convert)
 app.command()(check.check)
 app.command()(demo.demo)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -28,8 +29,12 @@ class Blocks(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         """Run the blocks."""
         for block in self:
-            x = _recomputed(block, x) if self.grad_checkpointing else block(x)
+            x = self.step(block)(x)
         return x
+
+    def step(self, block: nn.Module) -> Callable[[Tensor], Tensor]:
+        """Return what runs one of the blocks."""
+        return partial(_recomputed, block) if self.grad_checkpointing else block
 
 
 def _recomputed(block: nn.Module, x: Tensor) -> Tensor:

@@ -65,6 +65,27 @@ def interpolate_position(
     return torch.cat([prefix, places.reshape(*embedding.shape[:-2], -1, embedding.shape[-1])], dim=-2)
 
 
+def interpolate_bias(table: Tensor, size: Sequence[int]) -> Tensor:
+    """Carry a relative bias table over to another window, by bicubic interpolation.
+
+    Args:
+        table: `[nh, 2 * kh - 1, 2 * kw - 1]`.
+        size: the two lengths wanted, twice the window less one.
+
+    Returns:
+        `[nh, *size]`, in the table's dtype.
+
+    Source:
+        `load_pretrained` in microsoft/Swin-Transformer, utils.py, also behind the published 11 x 11 DiNAT.
+
+    Example:
+        >>> interpolate_bias(torch.randn(3, 13, 13), (23, 23)).shape
+        torch.Size([3, 23, 23])
+    """
+    wide = table[None].to(torch.promote_types(table.dtype, torch.float32))
+    return interpolate(wide, size=tuple(size), mode="bicubic")[0].to(table.dtype)
+
+
 def sincos_position(
     grid: Sequence[int], dim: int, *, temperature: float = 10000.0, device: torch.device | str | None = None
 ) -> Tensor:

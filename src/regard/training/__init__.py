@@ -1,12 +1,12 @@
 """Training, evaluation and prediction, each around a run: a folder that holds all there is to know about a training."""
 
+from regard.models import Preprocessing
 from regard.training.config import TrainConfig
 from regard.training.data import Source, open_source
 from regard.training.evaluation import evaluate
 from regard.training.images import read_image
 from regard.training.loop import train
 from regard.training.prediction import Prediction, predict
-from regard.training.preprocessing import Preprocessing
 from regard.training.run import Run, RunConfig
 from regard.training.score import ClassScore, Score
 from regard.training.watcher import Progress, Record, Watcher

@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader
 
 from regard._extras import require
 from regard.errors import DataError, RegardError, UnsupportedError
-from regard.models import MODELS, Backbone, create_model
+from regard.models import MODELS, Backbone, Preprocessing, create_model
+from regard.training.augmentation import augmented, shifted
 from regard.training.config import TrainConfig
 from regard.training.data import DIGITS, ImageDataset, Source, collate, open_source
-from regard.training.preprocessing import Preprocessing, augmented, shifted
 from regard.training.run import Run, RunConfig
 from regard.training.score import Tally, tally, unpack
 from regard.training.versions import versions
@@ -253,7 +253,7 @@ def _run_config(config: TrainConfig, source: Source, preprocessing: Preprocessin
     elsewhere = ("model", "overrides", "data", "out", "overwrite")
     return RunConfig(
         model=config.model,
-        model_config=asdict(replace(MODELS[config.model], **config.overrides)),
+        model_config=asdict(replace(MODELS[config.model].config, **config.overrides)),
         classes=source.classes,
         preprocessing=preprocessing,
         data=DIGITS if str(config.data) == DIGITS else str(Path(config.data).resolve()),

@@ -51,8 +51,9 @@ def predict(run: str | Path | Run, images: Sequence[str | Path], *, top: int = 5
         >>> run = train(TrainConfig(model="nat_nano", data="digits", out=folder / "run", epochs=1, warmup_epochs=0,
         ...                         image_size=8, device="cpu"))
         >>> Image.new("L", (8, 8)).save(folder / "black.png")
-        >>> [len(prediction.classes) for prediction in predict(run, [folder / "black.png", folder / "gone.png"])]
-        [5, 0]
+        >>> predictions = predict(run, [folder / "black.png", folder / "gone.png"])
+        >>> print(*(len(prediction.classes) for prediction in predictions))
+        5 0
     """
     if isinstance(images, str | Path):
         raise TypeError(f"images must be a list of files, got {str(images)!r}; pass a list: [{str(images)!r}]")

@@ -12,11 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from regard.checkpoint import load_weights, save_weights
 from regard.errors import DataError
-from regard.models import create_model
+from regard.models import Preprocessing, create_model, load_weights, save_weights
 from regard.training.curve import draw_curve
-from regard.training.preprocessing import Preprocessing
 
 CONFIG, WEIGHTS, METRICS, CURVE = "config.json", "weights.safetensors", "metrics.jsonl", "curve.png"
 FORMAT = 1

@@ -5,15 +5,17 @@ Grids are channels-last throughout. Convolutions see them as NCHW views, so noth
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from itertools import cycle
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from regard.attention import NeighborhoodAttention2d
-from regard.layers import Blocks, DropPath, Mlp, drop_path_rates
-from regard.models._backbone import Backbone, initialise
+from regard.layers import Stage, TransformerBlock, drop_path_rates, interpolate_bias
+from regard.models._backbone import Backbone, initialise, pyramid
+from regard.models.nat.checkpoint import name_tensors
 from regard.models.nat.variants import VARIANTS, NatConfig
 
 
@@ -34,52 +36,63 @@ class Nat(Backbone):
 
     Source:
         NAT (arXiv 2204.07143), DiNAT (2209.15001); SHI-Labs/Neighborhood-Attention-Transformer at d334f5b,
-        `classification/nat.py` and `dinat.py`. The parameters carry the authors' names.
+        `classification/nat.py` and `dinat.py`.
 
     Example:
-        >>> model = Nat(VARIANTS["nat_nano"], num_classes=10).eval()
+        >>> model = Nat(VARIANTS["nat_nano"].config, num_classes=10).eval()
         >>> model(torch.randn(1, 3, 32, 32)).shape
         torch.Size([1, 10])
-        >>> [tuple(level.shape[1:]) for level in model.forward_intermediates(torch.randn(1, 3, 32, 32))]
-        [(32, 32, 32), (64, 16, 16), (128, 8, 8)]
+        >>> features, pyramid = model.forward_intermediates(torch.randn(1, 3, 32, 32))
+        >>> print(*(tuple(level.shape[1:]) for level in pyramid))
+        (32, 32, 32) (64, 16, 16) (128, 8, 8)
     """
 
     variants = VARIANTS
+    name_tensors = staticmethod(name_tensors)
+    stage_list = "levels"
+    stem_pattern = r"^patch_embed"
+    block_pattern = r"^levels\.(\d+)\.blocks\.(\d+)"
+    first_conv = "patch_embed.proj.0"
 
     def __init__(self, config: NatConfig, *, num_classes: int = 1000, in_chans: int = 3) -> None:
         super().__init__(config, num_classes=num_classes, in_chans=in_chans)
-        dims = [config.embed_dim * 2**level for level in range(len(config.depths))]
+        dims = _dims(config)
         rates = drop_path_rates(config.drop_path_rate, config.depths)
         self.patch_embed = Tokenizer(in_chans, dims[0], config.stem_strides)
-        self.levels = nn.ModuleList(Level(config, level, rates[level]) for level in range(len(dims)))
-        self.num_features = dims[-1]
-        self.norm = nn.LayerNorm(self.num_features)
-        first = config.stem_strides[0] * config.stem_strides[1]
-        self.feature_info = [
-            {"num_chs": dim, "reduction": first * 2**level, "module": f"levels.{level}"}
+        self.levels = nn.ModuleList(
+            Stage(Downsample(dim // 2) if level else nn.Identity(), _blocks(config, level, dim, rates[level]))
             for level, dim in enumerate(dims)
-        ]
+        )
+        self.norm = nn.LayerNorm(self.num_features)
         initialise(self, nn.Linear)
         self.reset_classifier(num_classes)
 
-    def forward_stages(self, x: Tensor, keep: Collection[int]) -> tuple[Tensor, list[Tensor]]:
-        """Run all levels; features are taken before the convolution that leads to the next level."""
-        x = self.patch_embed(x)  # [B, H, W, C]
-        kept = []
-        for index, level in enumerate(self.levels):
-            x = level(x)
-            if index in keep:
-                kept.append(x.permute(0, 3, 1, 2))
-            x = level.get_submodule("downsample")(x)
-        return x.permute(0, 3, 1, 2), kept
+    @staticmethod
+    def describe_features(config: NatConfig) -> list[dict[str, Any]]:
+        """Describe the levels."""
+        return pyramid("levels", _dims(config), config.stem_strides[0] * config.stem_strides[1])
 
-    def finish(self, x: Tensor) -> Tensor:
+    def embed(self, x: Tensor) -> Tensor:
+        """Make tokens, `[B, H, W, C]`."""
+        return self.patch_embed(x)
+
+    def as_images(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        """Move the channels to the front."""
+        return x.permute(0, 3, 1, 2)
+
+    def normalise(self, x: Tensor) -> Tensor:
         """Normalise over the channels."""
-        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.norm(x)
 
     def no_weight_decay(self) -> set[str]:
         """Name the relative bias tables."""
         return {name for name, _ in self.named_parameters() if name.endswith(".rpb")}
+
+    def resized(self, name: str, tensor: Tensor) -> Tensor | None:
+        """Interpolate bias tables of another window."""
+        if name.endswith(".rpb"):
+            return interpolate_bias(tensor, self.get_parameter(name).shape[1:])
+        return super().resized(name, tensor)
 
 
 class Tokenizer(nn.Module):
@@ -99,46 +112,6 @@ class Tokenizer(nn.Module):
         return self.norm(x.permute(0, 2, 3, 1))
 
 
-class Level(nn.Module):
-    """The blocks of one resolution, and the way to the next, which the model calls once it has taken the features."""
-
-    def __init__(self, config: NatConfig, level: int, rates: Sequence[float]) -> None:
-        super().__init__()
-        dim, num_heads = config.embed_dim * 2**level, config.num_heads[level]
-        dilations = cycle((1, config.dilations[level]))
-        self.blocks = Blocks(*(Block(config, dim, num_heads, next(dilations), drop_path_rate=rate) for rate in rates))
-        self.downsample = Downsample(dim) if level + 1 < len(config.depths) else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Run the blocks on `[B, H, W, C]`."""
-        return self.blocks(x)
-
-
-class Block(nn.Module):
-    """Neighborhood attention and an MLP, each normalised first, scaled where the variant is, and added."""
-
-    gamma1: nn.Parameter | None
-    gamma2: nn.Parameter | None
-
-    def __init__(self, config: NatConfig, dim: int, num_heads: int, dilation: int, *, drop_path_rate: float) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim)
-        self.attn = NeighborhoodAttention2d(
-            dim, num_heads, config.kernel_size, dilation=dilation, small_grid=config.small_grid
-        )
-        self.norm2 = nn.LayerNorm(dim)
-        self.mlp = Mlp(dim, int(dim * config.mlp_ratio))
-        self.drop_path = DropPath(drop_path_rate)
-        for name in ("gamma1", "gamma2"):
-            factors = None if config.layer_scale is None else nn.Parameter(torch.full((dim,), config.layer_scale))
-            self.register_parameter(name, factors)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Transform `[B, H, W, C]`."""
-        x = x + self.drop_path(_scaled(self.attn(self.norm1(x)), self.gamma1))
-        return x + self.drop_path(_scaled(self.mlp(self.norm2(x)), self.gamma2))
-
-
 class Downsample(nn.Module):
     """Halve the grid and widen the channels: a 3x3 convolution without bias, then a layer norm."""
 
@@ -152,5 +125,25 @@ class Downsample(nn.Module):
         return self.norm(self.reduction(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
 
-def _scaled(x: Tensor, factors: Tensor | None) -> Tensor:
-    return x if factors is None else x * factors
+def _dims(config: NatConfig) -> list[int]:
+    return [config.embed_dim * 2**level for level in range(len(config.depths))]
+
+
+def _blocks(config: NatConfig, level: int, dim: int, rates: Sequence[float]) -> list[nn.Module]:
+    dilations = cycle((1, config.dilations[level]))
+    return [
+        TransformerBlock(
+            dim,
+            NeighborhoodAttention2d(
+                dim,
+                config.num_heads[level],
+                config.kernel_size,
+                dilation=next(dilations),
+                small_grid=config.small_grid,
+            ),
+            mlp_ratio=config.mlp_ratio,
+            layer_scale=config.layer_scale,
+            drop_path_rate=rate,
+        )
+        for rate in rates
+    ]

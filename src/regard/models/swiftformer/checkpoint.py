@@ -1,18 +1,38 @@
-"""How the authors of SwiftFormer name its tensors. Ours are timm's names, up to the shapes that loading flattens."""
+"""How others name the tensors of SwiftFormer. Ours are timm's names."""
 
 from __future__ import annotations
 
-import re
-
 from regard.checkpoint import Naming
+from regard.checkpoint.naming import Rewrite
+from regard.models.swiftformer.variants import SwiftFormerConfig
+
+POINTWISE = r"(pwconv[12]|fc[12])\.weight$|\.gamma$"
+
+OFFICIAL: tuple[Rewrite, ...] = (
+    (r"^stem\.", "patch_embed."),
+    (r"^head_dist\.", "dist_head."),
+    (r"^stages\.(\d+)\.blocks\.", lambda stage: f"network.{2 * int(stage[1])}."),
+    (r"^stages\.(\d+)\.downsample\.", lambda stage: f"network.{2 * int(stage[1]) - 1}."),
+    (r"\.gamma$", ""),
+)
+HF: tuple[Rewrite, ...] = (
+    *OFFICIAL,
+    (r"^patch_embed\.", "swiftformer.patch_embed.patch_embedding."),
+    (r"^network\.(\d*[02468])\.", r"swiftformer.encoder.network.\1.blocks."),
+    (r"^network\.", "swiftformer.encoder.network."),
+    (r"\.dwconv\.", ".depth_wise_conv."),
+    (r"\.pwconv([12])\.", r".point_wise_conv\1."),
+)
 
 
-def _authors(name: str) -> tuple[str, ...]:
-    name = re.sub(r"^stem\.", "patch_embed.", name)
-    name = re.sub(r"^head_dist\.", "dist_head.", name)
-    name = re.sub(r"^stages\.(\d+)\.blocks\.", lambda stage: f"network.{2 * int(stage[1])}.", name)
-    name = re.sub(r"^stages\.(\d+)\.downsample\.", lambda stage: f"network.{2 * int(stage[1]) - 1}.", name)
-    return (name.replace(".attn.proj.", ".attn.Proj.").removesuffix(".gamma"),)
+def name_tensors(config: SwiftFormerConfig) -> tuple[Naming, ...]:
+    """Return the authors' naming, timm's and Hugging Face's.
 
-
-NAMINGS = (Naming("the authors", _authors),)
+    Hugging Face has the attention of the authors' first release, whose token weights are all one, and its weights; timm
+    has that of the second.
+    """
+    return (
+        Naming("official", (*OFFICIAL, (r"\.attn\.proj\.", ".attn.Proj.")), POINTWISE),
+        Naming("timm", (), POINTWISE, requires={"token_norm": "l2"}),
+        Naming("hf", HF, POINTWISE, requires={"token_norm": "ones"}),
+    )

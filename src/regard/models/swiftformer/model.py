@@ -6,17 +6,17 @@ nothing is copied between the layers.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from regard.attention import EfficientAdditiveAttention
-from regard.errors import ShapeError
-from regard.layers import Blocks, DropPath, LayerScale, drop_path_rates
-from regard.models._backbone import Backbone, initialise
-from regard.models.swiftformer.checkpoint import NAMINGS
+from regard.layers import DropPath, LayerScale, Stage, drop_path_rates
+from regard.models._backbone import Backbone, initialise, pyramid
+from regard.models.swiftformer.checkpoint import name_tensors
 from regard.models.swiftformer.variants import VARIANTS, SwiftFormerConfig
 
 
@@ -40,16 +40,17 @@ class SwiftFormer(Backbone):
         timm's names. Stochastic depth also acts on the convolutional blocks, as in timm.
 
     Example:
-        >>> model = SwiftFormer(VARIANTS["swiftformer_nano"], num_classes=10).eval()
+        >>> model = SwiftFormer(VARIANTS["swiftformer_nano"].config, num_classes=10).eval()
         >>> model(torch.randn(1, 3, 32, 32)).shape
         torch.Size([1, 10])
-        >>> [tuple(stage.shape[1:]) for stage in model.forward_intermediates(torch.randn(1, 3, 32, 32))]
-        [(32, 32, 32), (64, 16, 16), (128, 8, 8)]
+        >>> features, pyramid = model.forward_intermediates(torch.randn(1, 3, 32, 32))
+        >>> print(*(tuple(stage.shape[1:]) for stage in pyramid))
+        (32, 32, 32) (64, 16, 16) (128, 8, 8)
     """
 
     variants = VARIANTS
-    namings = NAMINGS
-    classifiers = ("head", "head_dist")
+    name_tensors = staticmethod(name_tensors)
+    batch_norms = True
     head_dist: nn.Module
 
     def __init__(self, config: SwiftFormerConfig, *, num_classes: int = 1000, in_chans: int = 3) -> None:
@@ -57,29 +58,36 @@ class SwiftFormer(Backbone):
         self.distilled_training = False
         rates = drop_path_rates(config.drop_path_rate, config.depths)
         self.stem = _stem(in_chans, config.embed_dims[0], config.stem_strides)
-        self.stages = nn.ModuleList(Stage(config, stage, rates[stage]) for stage in range(len(config.depths)))
-        self.num_features = config.embed_dims[-1]
-        self.norm = nn.BatchNorm2d(self.num_features)
-        first = config.stem_strides[0] * config.stem_strides[1]
-        self.feature_info = [
-            {"num_chs": dim, "reduction": first * 2**stage, "module": f"stages.{stage}"}
+        self.stages = nn.ModuleList(
+            Stage(
+                Downsample(config.embed_dims[stage - 1], dim) if stage else nn.Identity(),
+                _blocks(config, dim, rates[stage]),
+            )
             for stage, dim in enumerate(config.embed_dims)
-        ]
+        )
+        self.norm = nn.BatchNorm2d(self.num_features)
         initialise(self, nn.Linear, nn.Conv2d)
         self.reset_classifier(num_classes)
 
-    def forward_stages(self, x: Tensor, keep: Collection[int]) -> tuple[Tensor, list[Tensor]]:
-        """Run all stages."""
-        self._check_statistics(x)
-        x = self.stem(x.contiguous(memory_format=torch.channels_last))
-        kept = []
-        for index, stage in enumerate(self.stages):
-            x = stage(x)
-            if index in keep:
-                kept.append(x)
-        return x, kept
+    @staticmethod
+    def describe_features(config: SwiftFormerConfig) -> list[dict[str, Any]]:
+        """Describe the stages."""
+        return pyramid("stages", config.embed_dims, config.stem_strides[0] * config.stem_strides[1])
 
-    def finish(self, x: Tensor) -> Tensor:
+    @staticmethod
+    def name_classifiers(config: SwiftFormerConfig) -> tuple[str, ...]:
+        """Name both classifiers."""
+        return ("head", "head_dist")
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Run the stem."""
+        return self.stem(x.contiguous(memory_format=torch.channels_last))
+
+    def as_images(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        """Leave stages' outputs as they are."""
+        return x
+
+    def normalise(self, x: Tensor) -> Tensor:
         """Normalise with the statistics of the batch, or with the running ones."""
         return self.norm(x)
 
@@ -89,33 +97,6 @@ class SwiftFormer(Backbone):
         if self.distilled_training and self.training:
             return logits, distilled
         return (logits + distilled) / 2
-
-    def _check_statistics(self, x: Tensor) -> None:
-        """Training with batch norms needs two values per channel, down to the last grid."""
-        reduction = self.feature_info[-1]["reduction"]
-        if self.training and len(x) == 1 and max(x.shape[2:]) <= reduction:
-            raise ShapeError(
-                f"training needs a batch of at least 2, or images over {reduction} pixels, for its batch norms, "
-                f"got {list(x.shape)}; drop the last incomplete batch, or call model.eval()"
-            )
-
-
-class Stage(nn.Module):
-    """The way from the stage before, convolutional blocks, and one block with attention, on `[B, C, H, W]`."""
-
-    def __init__(self, config: SwiftFormerConfig, stage: int, rates: Sequence[float]) -> None:
-        super().__init__()
-        dim = config.embed_dims[stage]
-        self.downsample = Downsample(config.embed_dims[stage - 1], dim) if stage else nn.Identity()
-        *convolutional, last = rates
-        self.blocks = Blocks(
-            *(ConvBlock(dim, int(dim * config.mlp_ratio), drop_path_rate=rate) for rate in convolutional),
-            AttentionBlock(config, dim, drop_path_rate=last),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Reduce the grid, then run the blocks."""
-        return self.blocks(self.downsample(x))
 
 
 class Downsample(nn.Module):
@@ -194,3 +175,11 @@ def _stem(in_chans: int, dim: int, strides: tuple[int, int]) -> nn.Sequential:
         nn.BatchNorm2d(dim),
         nn.ReLU(),
     )
+
+
+def _blocks(config: SwiftFormerConfig, dim: int, rates: Sequence[float]) -> list[nn.Module]:
+    *convolutional, last = rates
+    return [
+        *(ConvBlock(dim, int(dim * config.mlp_ratio), drop_path_rate=rate) for rate in convolutional),
+        AttentionBlock(config, dim, drop_path_rate=last),
+    ]

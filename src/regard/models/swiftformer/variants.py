@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from regard.models._backbone import check_fields, check_numbers, check_rate, check_ratio, check_width
+from regard.models._fields import check_fields, check_numbers, check_rate, check_ratio, check_width
+from regard.models._variant import Variant, Weights
+from regard.models.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,52 @@ class SwiftFormerConfig:
         check_rate("drop_path_rate", self.drop_path_rate)
 
 
+def _published(
+    name: str, config: SwiftFormerConfig, parameters: int, gmacs: float, drive: str, top1: tuple[float, float]
+) -> Variant[SwiftFormerConfig]:
+    official = Weights(f"drive://{drive}", top1[0], Preprocessing(crop_pct=0.875))
+    timm = Weights(f"hf://timm/swiftformer_{name}.dist_in1k", top1[1], Preprocessing(crop_pct=0.95))
+    hf = Weights(f"hf://MBZUAI/swiftformer-{name}", None, Preprocessing(interpolation="bilinear", crop_mode="squash"))
+    return Variant(config, parameters, gmacs, weights={"official": official, "timm": timm, "hf": hf})
+
+
 VARIANTS = {
-    "swiftformer_nano": SwiftFormerConfig((32, 64, 128), (2, 2, 2), stem_strides=(1, 1), layer_scale=1.0),
-    "swiftformer_xs": SwiftFormerConfig((48, 56, 112, 220), (3, 3, 6, 4)),
-    "swiftformer_s": SwiftFormerConfig((48, 64, 168, 224), (3, 3, 9, 6)),
-    "swiftformer_l1": SwiftFormerConfig((48, 96, 192, 384), (4, 3, 10, 5)),
-    "swiftformer_l3": SwiftFormerConfig((64, 128, 320, 512), (4, 4, 12, 6)),
+    "swiftformer_nano": Variant(
+        SwiftFormerConfig((32, 64, 128), (2, 2, 2), stem_strides=(1, 1), layer_scale=1.0),
+        parameters=839_792,
+        gmacs=0.006,
+        image_size=8,
+    ),
+    "swiftformer_xs": _published(
+        "xs",
+        SwiftFormerConfig((48, 56, 112, 220), (3, 3, 6, 4)),
+        3_475_360,
+        0.6,
+        "12RchxzyiJrtZS-2Bur9k4wcRQMItA43S",
+        (75.7, 75.6),
+    ),
+    "swiftformer_s": _published(
+        "s",
+        SwiftFormerConfig((48, 64, 168, 224), (3, 3, 9, 6)),
+        6_092_128,
+        0.99,
+        "1awpcXAaHH38WaHrOmUM8updxQazUZ3Nb",
+        (78.5, 78.462),
+    ),
+    "swiftformer_l1": _published(
+        "l1",
+        SwiftFormerConfig((48, 96, 192, 384), (4, 3, 10, 5)),
+        12_057_920,
+        1.60,
+        "1SDzauVmpR5uExkOv3ajxdwFnP-Buj9Uo",
+        (80.9, 80.906),
+    ),
+    "swiftformer_l3": _published(
+        "l3",
+        SwiftFormerConfig((64, 128, 320, 512), (4, 4, 12, 6)),
+        28_494_736,
+        4.01,
+        "1DAxMe6FlnZBBIpR-HYIDfFLWJzIgiF0Y",
+        (83.0, 82.994),
+    ),
 }

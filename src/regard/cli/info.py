@@ -1,0 +1,107 @@
+"""`regard info`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from regard.layers import Blocks, Stage
+from regard.models import MODELS, Backbone, create_model
+
+
+@dataclass
+class Layer:
+    """A row of the table: a module or a parameter outside of all modules, and the shape that comes out of it."""
+
+    name: str
+    kind: str
+    parameters: int
+    output: str = ""
+
+
+def info(
+    name: Annotated[str, typer.Argument(help="A name from `regard models`.", show_default=False)],
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Side of the image in pixels.", show_default="the model's own")
+    ] = None,
+) -> None:
+    """Show the layers of a model for one image: output shapes, parameters and multiply-adds; nothing is computed.
+
+    A stage's parameters are those of its blocks, which follow it.
+
+    Example: regard info nat_mini --image-size 384
+    """
+    with torch.device("meta"):
+        model = create_model(name).eval()
+    size = MODELS[name].image_size if image_size is None else image_size
+    layers, macs = trace(model, size)
+    table = Table(title=f"{name}, one image of {size} x {size} pixels")
+    for heading in ("layer", "kind", "output"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("parameters", justify="right", no_wrap=True)
+    for layer in layers:
+        table.add_row(layer.name, layer.kind, escape(layer.output), f"{layer.parameters:,}")
+    Console().print(table)
+    typer.echo(f"{_count(model):,} parameters, {macs / 1e9:.3g} G multiply-adds")
+
+
+def trace(model: Backbone, size: int) -> tuple[list[Layer], int]:
+    """Send an image without values through a model on the meta device.
+
+    Returns:
+        The layers in the order of their names, and the multiply-adds.
+    """
+    tokens = model.named_parameters(recurse=False)
+    layers = [Layer(name, "Parameter", each.numel(), str(list(each.shape))) for name, each in tokens]
+    hooks = []
+    for depth, name, module in _shown(model):
+        layer = Layer("  " * depth + name, type(module).__name__, _count(module))
+        layers.append(layer)
+        hooks.append(module.register_forward_hook(_noting(layer)))
+    try:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(torch.empty(1, model.in_chans, size, size, device="meta"))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return layers, counter.get_total_flops() // 2
+
+
+def _noting(layer: Layer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        layer.output = str(list(output.shape))
+
+    return note
+
+
+def _shown(model: Backbone) -> Iterator[tuple[int, str, nn.Module]]:
+    """Choose the modules to show, with their depth: stem, stages with their blocks, norm and heads."""
+    for name, child in model.named_children():
+        if not isinstance(child, nn.ModuleList | Blocks):
+            yield 0, name, child
+            continue
+        for index, step in child.named_children():
+            yield 0, f"{name}.{index}", step
+            if isinstance(step, Stage | Blocks):
+                yield from _inside(step, f"{name}.{index}")
+
+
+def _inside(stage: Stage | Blocks, prefix: str) -> Iterator[tuple[int, str, nn.Module]]:
+    if isinstance(stage, Stage) and not isinstance(stage.downsample, nn.Identity):
+        yield 1, f"{prefix}.downsample", stage.downsample
+    blocks, prefix = (stage.blocks, f"{prefix}.blocks") if isinstance(stage, Stage) else (stage, prefix)
+    for index, block in blocks.named_children():
+        yield 1, f"{prefix}.{index}", block
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,101 @@
+"""NAT, DiNAT and ViT of one resolution: what the authors compare their attention with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from regard.attention import NeighborhoodAttention2d
+from regard.layers import Blocks, PatchEmbed, TransformerBlock, drop_path_rates, interpolate_bias
+from regard.models._backbone import Backbone, column, initialise
+from regard.models.nat_isotropic.checkpoint import name_tensors
+from regard.models.nat_isotropic.variants import VARIANTS, NatIsotropicConfig
+
+
+class NatIsotropic(Backbone):
+    """Transformer blocks of one resolution with neighborhood attention, dilated in every second block of DiNAT.
+
+    Patches of 16 x 16 pixels, a layer norm, twelve blocks, a last layer norm, the mean over the grid, one dense layer.
+    There is no class token and no position embedding but the attention's relative bias. Where the window is as large as
+    the grid, every token sees every other one: that is the authors' ViT with relative positional biases.
+
+    Args:
+        config: the variant; see `NatIsotropicConfig`.
+        num_classes: logits; 0 for pooled features.
+        in_chans: channels of the images.
+
+    Raises:
+        ShapeError: sizes of the configuration that do not fit together.
+
+    Source:
+        DiNAT (arXiv 2209.15001, section 4.4); SHI-Labs/Neighborhood-Attention-Transformer at d334f5b,
+        `classification/isotropic.py`.
+
+    Example:
+        >>> import torch
+        >>> config = NatIsotropicConfig(embed_dim=32, depth=2, num_heads=2, kernel_size=3)
+        >>> NatIsotropic(config, num_classes=10).eval()(torch.randn(1, 3, 64, 64)).shape
+        torch.Size([1, 10])
+    """
+
+    variants = VARIANTS
+    name_tensors = staticmethod(name_tensors)
+    stage_list = "layers"
+    stem_pattern = r"^patch_embed"
+    block_pattern = r"^layers\.(\d+)"
+    first_conv = "patch_embed.proj"
+
+    def __init__(self, config: NatIsotropicConfig, *, num_classes: int = 1000, in_chans: int = 3) -> None:
+        super().__init__(config, num_classes=num_classes, in_chans=in_chans)
+        dim = config.embed_dim
+        self.patch_embed = PatchEmbed(in_chans, dim, config.patch_size, norm=True)
+        (rates,) = drop_path_rates(config.drop_path_rate, [config.depth])
+        self.layers = Blocks(
+            *(
+                TransformerBlock(
+                    dim,
+                    NeighborhoodAttention2d(
+                        dim,
+                        config.num_heads,
+                        config.kernel_size,
+                        dilation=config.dilation if index % 2 else 1,
+                        small_grid="pad",
+                    ),
+                    mlp_ratio=config.mlp_ratio,
+                    drop_path_rate=rate,
+                )
+                for index, rate in enumerate(rates)
+            )
+        )
+        self.norm = nn.LayerNorm(dim)
+        initialise(self, nn.Linear)
+        self.reset_classifier(num_classes)
+
+    @staticmethod
+    def describe_features(config: NatIsotropicConfig) -> list[dict[str, Any]]:
+        """Describe the blocks."""
+        return column("layers", config.depth, config.embed_dim, config.patch_size)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Cut images into tokens, `[B, H, W, C]`."""
+        return self.patch_embed(x)
+
+    def as_images(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        """Move the channels to the front."""
+        return x.permute(0, 3, 1, 2)
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """Normalise over the channels."""
+        return self.norm(x)
+
+    def no_weight_decay(self) -> set[str]:
+        """Name the relative bias tables."""
+        return {name for name, _ in self.named_parameters() if name.endswith(".rpb")}
+
+    def resized(self, name: str, tensor: Tensor) -> Tensor | None:
+        """Interpolate bias tables of another window."""
+        if name.endswith(".rpb"):
+            return interpolate_bias(tensor, self.get_parameter(name).shape[1:])
+        return super().resized(name, tensor)

@@ -1,0 +1,78 @@
+"""From an image to the tensor that a model takes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from regard._extras import require
+from regard.errors import OptionError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How images are resized, cropped and normalised before a model sees them.
+
+    Attributes:
+        image_size: side of the result in pixels.
+        crop_pct: side of the result, as a part of the resized image's shorter side.
+        mean: subtracted from the channels, whose range is 0 to 1.
+        std: divides the channels afterwards.
+        interpolation: how the image is resized.
+        crop_mode: "center" keeps the aspect ratio and cuts the central square; "squash" gives both sides one length
+            first.
+
+    Source:
+        The evaluation transforms of torchvision and timm: the shorter side is resized to image_size / crop_pct, rounded
+        down.
+
+    Example:
+        >>> from PIL import Image
+        >>> Preprocessing(image_size=32)(Image.new("RGB", (80, 60))).shape
+        torch.Size([3, 32, 32])
+    """
+
+    image_size: int = 224
+    crop_pct: float = 1.0
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    crop_mode: Literal["center", "squash"] = "center"
+
+    def __post_init__(self) -> None:
+        if self.interpolation not in ("bicubic", "bilinear"):
+            raise OptionError.unknown("interpolation", self.interpolation, ("bicubic", "bilinear"))
+        if self.crop_mode not in ("center", "squash"):
+            raise OptionError.unknown("crop_mode", self.crop_mode, ("center", "squash"))
+
+    def __call__(self, image: Image) -> Tensor:
+        """Turn an RGB image into `[3, H, W]`, H = W = image_size."""
+        resampling = require("PIL.Image", extra="train").Resampling[self.interpolation.upper()]
+        resized = self._resized(*image.size)
+        crop = [round((length - self.image_size) / 2) for length in resized]
+        left, top, right, bottom = (  # the crop in the original's pixels: nothing outside of it has to be resized
+            (start + end) * length / whole
+            for end in (0, self.image_size)
+            for start, length, whole in zip(crop, image.size, resized, strict=True)
+        )
+        image = image.resize((self.image_size, self.image_size), resampling, box=(left, top, right, bottom))
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous() / 255  # [3, H, W]
+        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return (pixels - mean) / std
+
+    def _resized(self, width: int, height: int) -> tuple[int, int]:
+        side = math.floor(self.image_size / self.crop_pct)
+        if self.crop_mode == "squash":
+            return side, side
+        shorter = min(width, height)
+        return max(side, int(side * width / shorter)), max(side, int(side * height / shorter))

@@ -1,0 +1,141 @@
+"""Other people's networks, and how weights are exchanged with them: `python tests/models/exchange.py` prints a table.
+
+Each pair holds one of our models and the same network of timm or transformers. Theirs gets random weights that make
+every branch count; ours is loaded from its state dict, and theirs again from ours.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from golden import weights
+from regard.checkpoint import state_in
+from regard.models import MODELS, create_model
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A network here and the same one elsewhere: `naming` is theirs, `build` makes it."""
+
+    name: str
+    naming: str
+    build: Callable[[], torch.nn.Module]
+    size: int = 224
+    overrides: tuple[tuple[str, Any], ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.name}-{self.naming}-{self.size}"
+
+
+def timm_pair(name: str, size: int | None = None, **overrides: Any) -> Pair:
+    def build():
+        import timm
+
+        return timm.create_model(name, **overrides)
+
+    return Pair(name, "timm", build, MODELS[name].image_size if size is None else size, tuple(overrides.items()))
+
+
+def hf_pair(name: str, kind: str, naming: str, size: int | None = None, overrides=(), **config: Any) -> Pair:
+    def build():
+        import transformers
+
+        owner = kind.removesuffix("ForImageClassificationWithTeacher").removesuffix("ForImageClassification")
+        return getattr(transformers, kind)(getattr(transformers, f"{owner}Config")(num_labels=1000, **config))
+
+    return Pair(name, naming, build, MODELS[name].image_size if size is None else size, overrides)
+
+
+TINY_SWIN = {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24]}
+TINY_VIT = {
+    "hidden_size": 192,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 3,
+    "intermediate_size": 768,
+    "layer_norm_eps": 1e-6,  # the published weights' where transformers' default is another
+}
+SWIN, VIT = "swin_tiny_patch4_window7_224", "deit_tiny_patch16_224"
+PAIRS = [
+    timm_pair("swiftformer_xs"),
+    timm_pair("swiftformer_l1"),
+    hf_pair(
+        "swiftformer_xs",
+        "SwiftFormerForImageClassification",
+        "hf",
+        depths=[3, 3, 6, 4],
+        embed_dims=[48, 56, 112, 220],
+        drop_path_rate=0.0,
+    ),
+    timm_pair("mobilevitv2_050", 96),
+    timm_pair("mobilevitv2_100"),
+    hf_pair("mobilevitv2_100", "MobileViTV2ForImageClassification", "hf"),
+    timm_pair("cait_xxs24_224"),
+    timm_pair("cait_xs24_384"),
+    timm_pair(SWIN),
+    timm_pair(SWIN, 448, img_size=448),
+    timm_pair("swin_base_patch4_window12_384"),
+    hf_pair(SWIN, "SwinForImageClassification", "hf5", **TINY_SWIN),
+    hf_pair(SWIN, "SwinForImageClassification", "hf5", 256, (("img_size", 256),), **TINY_SWIN, image_size=256),
+    timm_pair(VIT),
+    timm_pair("deit_tiny_distilled_patch16_224"),
+    timm_pair("vit_tiny_patch16_224"),
+    timm_pair("vit_small_patch16_224", 384, img_size=384),
+    hf_pair(VIT, "ViTForImageClassification", "hf5", **TINY_VIT),
+    hf_pair(
+        "deit_tiny_distilled_patch16_224",
+        "DeiTForImageClassificationWithTeacher",
+        "hf5",
+        **TINY_VIT,
+    ),
+]
+
+
+def draw(module: torch.nn.Module, seed: int) -> torch.nn.Module:
+    """Give a network random weights that make every branch count; its own index tables stay."""
+    drawn = weights.state(weights.describe(module.state_dict()), seed)
+    own = {name: tensor for name, tensor in module.state_dict().items() if not tensor.is_floating_point()}
+    module.load_state_dict(drawn | own)
+    return module.eval()
+
+
+def logits(network: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        out = network(x)
+    return out if isinstance(out, torch.Tensor) else out.logits
+
+
+def difference(got: torch.Tensor, expected: torch.Tensor) -> float:
+    """The largest difference, relative to the largest logit."""
+    return ((got - expected).abs().max() / expected.abs().max()).item()
+
+
+def exchange(pair: Pair) -> tuple[float, float]:
+    """Load theirs into ours, and ours into another one of theirs; return the differences of the logits."""
+    theirs = draw(pair.build(), seed=3)
+    x = weights.image([1, 3, pair.size, pair.size], seed=4)
+    ours = create_model(pair.name, weights=theirs.state_dict(), **dict(pair.overrides)).eval()
+    forth = difference(logits(ours, x), logits(theirs, x))
+    again = draw(pair.build(), seed=5)
+    assert difference(logits(again, x), logits(theirs, x)) > 0.1, "the seeds give the same network"
+    again.load_state_dict(state_in(ours, pair.naming))
+    return forth, difference(logits(again, x), logits(ours, x))
+
+
+def main() -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("model", "naming", "pixels", "from theirs", "to theirs")
+    for pair in PAIRS:
+        table.add_row(pair.name, pair.naming, str(pair.size), *(f"{value:.1e}" for value in exchange(pair)))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
