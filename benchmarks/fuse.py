@@ -1,0 +1,69 @@
+"""Networks of timm before and after `fuse`: `python benchmarks/fuse.py`.
+
+Inference on the CPU, batch 1, float32, medians in one run, after a check that the outputs agree. Weights are random,
+but no layer scale hides what is under it.
+"""
+
+import os
+
+import timm
+import torch
+from rich.console import Console
+from rich.table import Table
+from timing import medians
+
+from regard.surgery import fuse
+
+CASES = (
+    ("cait_xxs24_384", False, 1.5, 9),
+    ("swiftformer_xs", True, 1.6, 41),
+    ("swiftformer_l1", True, 1.6, 31),
+    ("swin_tiny_patch4_window7_224", False, 1.2, 21),
+    ("mobilevitv2_050", True, None, 31),
+    ("deit_tiny_patch16_224", False, None, 21),
+)
+BOUND = 1e-5
+
+
+def build(name):
+    model = timm.create_model(name).eval()
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if "gamma" in key:
+                parameter.fill_(1.0)
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.1)
+                module.running_var.uniform_(0.5, 1.5)
+    return model
+
+
+def main():
+    torch.manual_seed(0)
+    load = f"load {os.getloadavg()[0]:.1f}"
+    table = Table(
+        "model",
+        "inference",
+        "timm",
+        "fused",
+        "speed-up",
+        "bar",
+        "difference",
+        title=f"{torch.get_num_threads()} threads",
+    )
+    for name, inference, bar, rounds in CASES:
+        before = build(name)
+        after = fuse(before, inference=inference)
+        assert after.fuse_report.difference <= BOUND, after.fuse_report
+        x = torch.randn(1, *before.pretrained_cfg["input_size"])
+        with torch.inference_mode():
+            old, new = medians(lambda model=before: model(x), lambda model=after: model(x), rounds=rounds)  # noqa: B023
+        missed = "" if bar is None else str(bar) if old / new >= bar else f"{bar}  missed"
+        times = (f"{1e3 * old:.1f} ms", f"{1e3 * new:.1f} ms", f"{old / new:.2f}")
+        table.add_row(name, "yes" if inference else "no", *times, missed, f"{after.fuse_report.difference:.1e}")
+    Console(width=110).print(table)  # names in full, also where output is no terminal
+    print(f"{load} at the start, {os.getloadavg()[0]:.1f} at the end")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""SwiftFormer for inference: blocks that keep `[B, H, W, C]` views, with everything linear folded together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from regard.attention import efficient_additive_attention
+from regard.attention._pooling import TokenNorm
+from regard.surgery.adapters import Adapter, put_on
+from regard.surgery.affine import affine_of, after, before, plain
+from regard.surgery.obstacles import Sharing, obstacle
+from regard.surgery.report import Folded
+
+HOME = "timm.models.swiftformer"
+HF_HOME = "transformers.models.swiftformer.modeling_swiftformer"
+CONV_BLOCKS = ("ConvEncoder", "LocalRepresentation", "SwiftFormerConvEncoder", "SwiftFormerLocalRepresentation")
+ATTENTION_BLOCKS = ("Block", "SwiftFormerEncoderBlock")
+NAMES: Mapping[str, Mapping[str, str]] = {
+    HOME: {"depthwise": "dwconv", "first": "pwconv1", "second": "pwconv2"},
+    HF_HOME: {"depthwise": "depth_wise_conv", "first": "point_wise_conv1", "second": "point_wise_conv2"},
+}
+
+
+class Dense(nn.Linear):
+    """A dense layer whose activation and residual are part of the product, where oneDNN can do so."""
+
+    def forward(
+        self, x: Tensor, *, act: Callable[[Tensor], Tensor] | None = None, residual: Tensor | None = None
+    ) -> Tensor:
+        """Compute act(layer(x)) or layer(x) + residual on `[B, H, W, C]`."""
+        if not _onednn_serves(x, self.weight) or (act is not None and not _is_gelu(act)):
+            x = super().forward(x)
+            x = x if act is None else act(x)
+            return x if residual is None else x + residual
+        product = torch.ops.mkldnn._linear_pointwise
+        if residual is None:
+            return product(x.contiguous(), self.weight, self.bias, "none" if act is None else "gelu", [], "none")
+        return product.binary(x.contiguous(), residual.contiguous(), self.weight, self.bias, "add")
+
+
+class ConvBlock(nn.Module):
+    """Depth-wise convolution and two dense layers; norm and layer scale are part of them."""
+
+    def __init__(self, block: nn.Module, names: Mapping[str, str]) -> None:
+        super().__init__()
+        self.dwconv = block.get_submodule(names["depthwise"])
+        self.pwconv1, self.pwconv2 = (_dense(block.get_submodule(names[name])) for name in ("first", "second"))
+        self.act = block.get_submodule("act")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform `[B, C, H, W]`."""
+        hidden = self.pwconv1(self.dwconv(x).permute(0, 2, 3, 1), act=self.act)
+        return self.pwconv2(hidden, residual=x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class AttentionBlock(nn.Module):
+    """Local representation, efficient additive attention and MLP; `proj` is part of `final`."""
+
+    def __init__(self, block: Any, token_norm: TokenNorm) -> None:  # noqa: ANN401
+        super().__init__()
+        attn = block.attn
+        self.local_representation = block.local_representation
+        self.to_query, self.to_key, self.w_g = _dense(attn.to_query), _dense(attn.to_key), attn.w_g
+        self.token_norm, self.scale_factor = token_norm, attn.scale_factor
+        self.from_query = _dense(attn.final)
+        self.from_context = _chain(attn.proj, attn.final)
+        self.fc1, self.fc2, self.act = _dense(block.linear.fc1), _dense(block.linear.fc2), block.linear.act
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform `[B, C, H, W]`."""
+        x = self.local_representation(x).permute(0, 2, 3, 1)  # [B, H, W, C]
+        context, unit_query = efficient_additive_attention(
+            self.to_query(x), self.to_key(x), self.w_g.squeeze(-1), token_norm=self.token_norm, scale=self.scale_factor
+        )
+        x = self.from_context(context, residual=self.from_query(unit_query, residual=x))
+        return self.fc2(self.fc1(x, act=self.act), residual=x).permute(0, 3, 1, 2)
+
+
+class OneHead(Adapter):
+    """timm's SwiftFormer with the mean of its two classifiers as its only one."""
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Pool and classify."""
+        if self.global_pool == "avg":
+            x = x.mean(dim=(2, 3))
+        return x if pre_logits else self.head(x)
+
+
+def is_ours(model: nn.Module) -> bool:
+    """Tell whether a model contains a SwiftFormer."""
+    return any(type(module).__module__ in NAMES for module in model.modules())
+
+
+def restructure(model: nn.Module, sharing: Sharing) -> list[Folded]:
+    """Replace the blocks of a SwiftFormer in evaluation mode by folded ones, where nothing speaks against it."""
+    folded: list[Folded] = []
+    for kinds, build in ((CONV_BLOCKS, _conv_block), (ATTENTION_BLOCKS, _attention_block)):
+        for path, block in list(model.named_modules()):
+            home = type(block).__module__
+            if (
+                home in NAMES
+                and type(block).__qualname__ in kinds
+                and not obstacle(block, home.partition(".")[0], sharing)
+            ):
+                new, what = build(block)
+                if new is not None:
+                    parent, _, name = path.rpartition(".")
+                    setattr(model.get_submodule(parent), name, new.eval())
+                    folded += [Folded(f"{path}.{layer}", into) for layer, into in what]
+    for path, module in list(model.named_modules()):
+        if (type(module).__module__, type(module).__qualname__) == (HOME, "SwiftFormer"):
+            folded += [Folded(f"{path}.head_dist".lstrip("."), "head")] if _one_head(module) else []
+    return folded
+
+
+Built = tuple[nn.Module | None, list[tuple[str, str]]]
+
+
+def _conv_block(block: Any) -> Built:  # noqa: ANN401
+    names = NAMES[type(block).__module__]
+    depthwise, second = block.get_submodule(names["depthwise"]), block.get_submodule(names["second"])
+    affine = affine_of(block.norm)
+    dense = (block.get_submodule(names["first"]), second)
+    if affine is None or not plain(depthwise, nn.Conv2d) or not all(map(_is_pointwise, dense)):
+        return None, []
+    after(depthwise, *affine)
+    scale = _scale(block.layer_scale)
+    if scale is not None:
+        after(second, scale)
+    return ConvBlock(block, names), [("norm", names["depthwise"]), ("layer_scale", names["second"])]
+
+
+def _attention_block(block: Any) -> Built:  # noqa: ANN401
+    attn, mlp = block.attn, block.linear
+    affine = affine_of(mlp.norm1)
+    dense = (attn.to_query, attn.to_key, attn.proj, attn.final)
+    if (
+        affine is None
+        or not all(map(_is_pointwise, (mlp.fc1, mlp.fc2)))
+        or not all(plain(one, nn.Linear) for one in dense)
+    ):
+        return None, []
+    before(mlp.fc1, *affine)
+    for name, layer in (("layer_scale_1", attn.final), ("layer_scale_2", mlp.fc2)):
+        scale = _scale(getattr(block, name, None))
+        if scale is not None:
+            after(layer, scale)
+    token_norm: TokenNorm = "l2" if type(block).__module__ == HOME else "ones"
+    what = [("linear.norm1", "linear.fc1"), ("attn.proj", "attn.final")]
+    what += [("layer_scale_1", "attn.final"), ("layer_scale_2", "linear.fc2")]
+    return AttentionBlock(block, token_norm), what
+
+
+def _one_head(model: Any) -> bool:  # noqa: ANN401
+    heads = (model.head, model.head_dist)
+    if not all(plain(head, nn.Linear) for head in heads):
+        return False
+    weights, biases = ([getattr(head, name).double() for head in heads] for name in ("weight", "bias"))
+    for name, pair in (("weight", weights), ("bias", biases)):
+        setattr(model.head, name, nn.Parameter((sum(pair) / 2).to(model.head.weight.dtype)))
+    model.head_dist = nn.Identity()
+    put_on(model, OneHead)
+    return True
+
+
+def _scale(layer: Any) -> Tensor | None:  # noqa: ANN401
+    """Return a layer scale's factors: timm's modules have a `gamma`, transformers' are parameters."""
+    return layer if isinstance(layer, nn.Parameter) else getattr(layer, "gamma", None)
+
+
+def _is_pointwise(layer: nn.Module) -> bool:
+    return plain(layer, nn.Conv2d) and isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)
+
+
+def _dense(layer: Any) -> Dense:  # noqa: ANN401
+    """Make a dense layer of one, or of a 1x1 convolution."""
+    return _make(layer.weight.flatten(1), layer.bias)
+
+
+def _chain(first: nn.Linear, second: nn.Linear) -> Dense:
+    """Multiply a dense layer with the one after it; the second's own bias stays with the query's way."""
+    weight, matrix = first.weight.double(), second.weight.double()
+    bias = matrix @ first.bias.double()
+    return _make((matrix @ weight).to(first.weight.dtype), bias.to(first.weight.dtype))
+
+
+def _make(weight: Tensor, bias: Tensor | None) -> Dense:
+    layer = Dense(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight.detach().clone())
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach().clone())
+    return layer
+
+
+def _is_gelu(act: object) -> bool:
+    return isinstance(act, nn.GELU) and act.approximate == "none"
+
+
+def _onednn_serves(x: Tensor, weight: Tensor) -> bool:
+    """Tell whether torch's private operator may run: it has no gradient, and compilers do this by themselves."""
+    if x.device.type != "cpu" or x.dtype != torch.float32 or not x.numel() or torch.compiler.is_compiling():
+        return False
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+        return False
+    return not torch.is_autocast_enabled("cpu") and hasattr(torch.ops.mkldnn, "_linear_pointwise")

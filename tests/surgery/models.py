@@ -1,0 +1,84 @@
+"""Models of others to operate on; they look trained: no parameter is zero, no layer scale hides what is under it."""
+
+import copy
+
+import timm
+import torch
+import transformers
+from torch import nn
+
+TIMM = {
+    "cait_xxs24_224": ({"depth": 3, "img_size": 64}, "TalkingHeadAttn", 5),
+    "swin_tiny_patch4_window7_224": ({"depths": (2, 2)}, "SwinTransformerBlock", 4),
+    "swiftformer_xs": ({"layers": [2, 1, 1, 1]}, "EfficientAdditiveAttention", 4),
+    "mobilevitv2_050": ({}, "LinearSelfAttention", 9),
+    "deit_tiny_patch16_224": ({"depth": 2, "img_size": 64}, "Attention", 2),
+    "vit_tiny_patch16_224": ({"depth": 2, "img_size": 64, "init_values": 0.1, "qk_norm": True}, "Attention", 2),
+}
+VIT = {
+    "image_size": 64,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+    "num_labels": 5,
+}
+HF = {
+    "swin": (
+        transformers.SwinForImageClassification,
+        transformers.SwinConfig(
+            image_size=100, embed_dim=24, depths=[2, 2], num_heads=[2, 3], window_size=7, num_labels=5
+        ),
+        "SwinLayer",
+        4,
+    ),
+    "swiftformer": (
+        transformers.SwiftFormerForImageClassification,
+        transformers.SwiftFormerConfig(image_size=64, depths=[2, 1, 1, 1], embed_dims=[16, 24, 32, 48], num_labels=5),
+        "SwiftFormerEfficientAdditiveAttention",
+        4,
+    ),
+    "mobilevitv2": (
+        transformers.MobileViTV2ForImageClassification,
+        transformers.MobileViTV2Config(image_size=64, width_multiplier=0.5, num_labels=5),
+        "MobileViTV2LinearSelfAttention",
+        9,
+    ),
+    "vit": (transformers.ViTForImageClassification, transformers.ViTConfig(**VIT), "ViTAttention", 2),
+    "deit": (transformers.DeiTForImageClassification, transformers.DeiTConfig(**VIT), "DeiTAttention", 2),
+}
+MODELS = (*TIMM, *HF)
+
+
+def build(name):
+    """The model, the class that is replaced, and how often."""
+    torch.manual_seed(0)
+    if name in TIMM:
+        options, kind, times = TIMM[name]
+        model = timm.create_model(name, num_classes=5, **options)
+    else:
+        factory, config, kind, times = HF[name]
+        model = factory(copy.deepcopy(config))  # models write into theirs
+    return animate(model).eval(), kind, times
+
+
+def animate(model):
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            fan = parameter[0].numel() if (parameter.ndim > 1 and parameter.shape[-1] > 1) or parameter.ndim == 4 else 0
+            parameter.normal_(0, fan**-0.5) if fan else parameter.uniform_(0.2, 1.0)
+    return model
+
+
+def image(name, batch=2):
+    size = {"swin_tiny_patch4_window7_224": 224, "swiftformer_xs": 64, "mobilevitv2_050": 64, "swin": 100}.get(name, 64)
+    return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def logits(model, x):
+    out = model(x)
+    return out if isinstance(out, torch.Tensor) else out.logits

@@ -1,0 +1,142 @@
+"""`fuse` on whole models of timm and transformers: same outputs, same names, same parameters."""
+
+import copy
+import io
+
+import pytest
+import torch
+
+from regard.surgery import FuseReport, fuse
+from tests.surgery.models import MODELS, build, image, logits
+
+
+def relative(new, old):
+    return float((new - old).abs().max() / old.abs().max())
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def case(request):
+    model, kind, times = build(request.param)
+    return request.param, model, fuse(model), kind, times
+
+
+def test_outputs_are_the_same(case):
+    name, model, fused, _, _ = case
+    x = image(name)
+    with torch.inference_mode():
+        assert relative(logits(fused, x), logits(model, x)) <= 1e-5
+
+
+def test_every_replacement_is_reported(case):
+    _, model, fused, kind, times = case
+    report = fused.fuse_report
+    assert len(report.replaced) == times
+    assert kind in {one.module for one in report.replaced}
+    assert not report.left
+    assert 0 <= report.difference <= report.tolerance
+    assert all(one.difference <= report.tolerance for one in report.replaced)
+    for one in report.replaced:
+        assert type(fused.get_submodule(one.path)).__name__ == f"Fused{one.module}"
+        assert type(model.get_submodule(one.path)).__name__ == one.module
+    assert f"{kind} by " in str(report)
+
+
+def test_parameters_are_shared_and_named_alike(case):
+    _, model, fused, _, _ = case
+    assert type(fused) is type(model)
+    assert list(fused.state_dict()) == list(model.state_dict())
+    theirs = dict(model.named_parameters())
+    assert all(parameter is theirs[name] for name, parameter in fused.named_parameters())
+    buffers = dict(model.named_buffers())
+    assert all(buffer is buffers[name] for name, buffer in fused.named_buffers())
+
+
+def test_gradients_are_the_same(case):
+    name, model, fused, _, _ = case
+    x = image(name)
+    gradients = []
+    for network in (model, fused):
+        model.zero_grad()
+        logits(network, x).square().sum().backward()
+        gradients.append({key: one.grad for key, one in model.named_parameters()})
+    old, new = gradients
+    largest = max(float(gradient.abs().max()) for gradient in old.values() if gradient is not None)
+    for key, gradient in old.items():
+        if gradient is not None and new[key] is not None:
+            assert float((new[key] - gradient).abs().max()) <= 1e-5 * largest, key
+        elif gradient is not None:  # a bias that a softmax cancels
+            assert float(gradient.abs().max()) <= 1e-5 * largest, key
+
+
+def test_a_training_step_trains_the_original(case):
+    name, model, fused, _, _ = case
+    model, fused = copy.deepcopy((model, fused))
+    fused.train()
+    before = {key: one.detach().clone() for key, one in model.named_parameters()}
+    optimiser = torch.optim.SGD(fused.parameters(), lr=0.1)
+    logits(fused, image(name)).square().sum().backward()
+    optimiser.step()
+    changed = [key for key, one in model.named_parameters() if not torch.equal(one, before[key])]
+    assert len(changed) > len(before) // 2
+
+
+def test_copies_and_pickles(case):
+    name, _model, fused, _, _ = case
+    file = io.BytesIO()
+    torch.save(fused, file)
+    file.seek(0)
+    x = image(name)
+    with torch.inference_mode():
+        expected = logits(fused, x)
+        for again in (copy.deepcopy(fused), torch.load(file, weights_only=False)):
+            torch.testing.assert_close(logits(again, x), expected, rtol=1e-5, atol=1e-5)
+            assert isinstance(again.fuse_report, FuseReport)
+
+
+def test_inference_folds_and_agrees(case):
+    name, model, _, _, _ = case
+    state = copy.deepcopy(model.state_dict())
+    folded = fuse(model, inference=True)
+    assert not folded.fuse_report.notes
+    x = image(name)
+    with torch.inference_mode():
+        assert relative(logits(folded, x), logits(model, x)) <= 1e-5
+        assert relative(logits(folded.double(), x.double()), logits(model, x)) <= 1e-5
+    mine = {id(parameter) for parameter in model.parameters()}
+    assert not mine & {id(parameter) for parameter in folded.parameters()}
+    assert all(torch.equal(tensor, state[key]) for key, tensor in model.state_dict().items())
+    if "swiftformer" in name or "mobilevit" in name:
+        assert folded.fuse_report.folded
+        norms = [one for one in folded.modules() if isinstance(one, torch.nn.BatchNorm2d)]
+        assert len(norms) <= 1  # the one before SwiftFormer's classifiers
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_inplace_changes_the_model_itself(inference):
+    model, _, times = build("swiftformer_xs")
+    x = image("swiftformer_xs")
+    with torch.inference_mode():
+        expected = model(x)
+    assert fuse(model, inplace=True, inference=inference) is model
+    assert len(model.fuse_report.replaced) == times
+    with torch.inference_mode():
+        assert relative(model(x), expected) <= 1e-5
+
+
+def test_folded_models_still_have_gradients():
+    model, _, _ = build("swiftformer_xs")
+    folded = fuse(model, inference=True)
+    x = image("swiftformer_xs").requires_grad_()
+    folded(x).sum().backward()
+    mine = x.grad.clone()
+    x.grad = None
+    model(x).sum().backward()
+    assert relative(mine, x.grad) <= 1e-4
+    assert all(parameter.grad is not None for key, parameter in folded.named_parameters() if not key.endswith("w_g"))
+
+
+def test_one_replacement_per_model_of_several():
+    pair = torch.nn.ModuleDict({"a": build("deit")[0], "b": build("deit_tiny_patch16_224")[0]})
+    report = fuse(pair).fuse_report
+    assert [one.path.split(".")[0] for one in report.replaced] == ["a", "a", "b", "b"]
+    assert "pass a batch as example=" in report.unchecked

@@ -1,0 +1,358 @@
+"""What `fuse` leaves alone, and what it undoes; every time with the reason."""
+
+import copy
+import sys
+import threading
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import timm
+import torch
+from timm.layers import Attention
+from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from regard.attention import neighborhood_attention
+from regard.errors import UnsupportedError
+from regard.models import create_model
+from regard.surgery import adapters, fuse, rules
+from tests.surgery.models import HF, animate, build, image, logits
+
+
+class Pair(nn.Module):
+    """Two attentions, of which one is tampered with."""
+
+    def __init__(self, first=None, **options):
+        super().__init__()
+        self.first = Attention(16, num_heads=2, **options) if first is None else first
+        self.second = Attention(16, num_heads=2)
+
+    def forward(self, x):
+        return self.second(self.first(x))
+
+
+X = torch.randn(2, 9, 16, generator=torch.Generator().manual_seed(0))
+
+
+def only_reason(pair, example=X, **options):
+    """The reason for the first; the second is replaced, and the outputs stay."""
+    expected = pair.eval()(X)
+    fused = fuse(pair, example=example, **options)
+    report = fused.fuse_report
+    assert [one.path for one in report.replaced] == ["second"]
+    (left,) = report.left
+    assert left.path == "first"
+    assert type(fused.first) is type(pair.first)
+    torch.testing.assert_close(fused(X), expected, rtol=1e-5, atol=1e-6)
+    assert left.reason in str(report)
+    return left.reason
+
+
+@pytest.mark.parametrize("where", ["first", "first.qkv", "first.attn_drop"])
+@pytest.mark.parametrize("hook", ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"])
+def test_hooks(where, hook):
+    pair = Pair()
+    getattr(pair.get_submodule(where), hook)(lambda *_: None)
+    assert "has hooks" in only_reason(pair)
+
+
+def test_hooks_around_the_attention_stay():
+    pair = Pair()
+    calls = []
+    pair.register_forward_hook(lambda *_: calls.append(1))
+    fused = fuse(pair, check=False)
+    assert len(fused.fuse_report.replaced) == 2
+    fused(X)
+    assert calls == [1]
+
+
+def test_parametrizations():
+    pair = Pair()
+    weight_norm(pair.first.qkv)
+    assert "parametrization" in only_reason(pair)
+
+
+def test_quantised():
+    pair = Pair()
+    pair.first.qkv = type("Linear4bit", (nn.Linear,), {"__module__": "bitsandbytes.nn.modules"})(16, 48)
+    assert only_reason(pair) == "its qkv is quantised"
+
+
+def test_parts_of_other_packages():
+    pair = Pair()
+    pair.first.qkv = type("Linear", (nn.Linear,), {"__module__": "peft.tuners.lora.layer"})(16, 48)
+    assert only_reason(pair) == "its qkv is a peft.tuners.lora.layer.Linear"
+
+
+def test_tied():
+    pair = Pair()
+    pair.third = nn.Linear(16, 48)
+    pair.first.qkv.weight = pair.third.weight
+    assert only_reason(pair) == "its weights are tied: first.qkv.weight is third.weight"
+
+
+def test_a_module_used_twice():
+    pair = Pair()
+    pair.second = pair.first
+    report = fuse(pair, example=X).fuse_report
+    assert not report.replaced
+    assert "tied" in report.left[0].reason
+
+
+def test_compiled():
+    pair = Pair()
+    pair.first.compile(backend="eager")
+    assert "compiled" in only_reason(pair)
+
+
+def test_compiled_as_a_whole():
+    compiled = torch.compile(Pair(), backend="eager")
+    for inference in (False, True):
+        fused = fuse(compiled, inference=inference)
+        assert fused is compiled
+        assert not fused.fuse_report.replaced
+        assert all("compiled" in one.reason for one in fused.fuse_report.left)
+
+
+def test_scripted():
+    with pytest.warns((DeprecationWarning, FutureWarning), match="torch.jit"):
+        scripted = torch.jit.trace(Pair().eval(), X)
+    fused = fuse(scripted)
+    assert not fused.fuse_report.replaced
+    assert torch.equal(fused(X), scripted(X))
+
+
+def test_subclasses_with_another_forward():
+    class Doubled(Attention):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    assert "subclass of Attention that changes forward" in only_reason(Pair(Doubled(16, num_heads=2)))
+
+
+def test_subclasses_with_the_same_forward():
+    class Small(Attention):
+        def __init__(self):
+            super().__init__(16, num_heads=2)
+
+    assert len(fuse(Pair(Small()), example=X).fuse_report.replaced) == 2
+
+
+def test_a_forward_replaced_on_the_object():
+    pair = Pair()
+    forward = pair.first.forward
+    pair.first.forward = lambda x: 2 * forward(x)
+    fused = fuse(pair, inplace=True, check=False)
+    assert "replaced its forward" in fused.fuse_report.left[0].reason
+
+
+def test_gates():
+    assert only_reason(Pair(gated=True)) == "its output is gated"
+
+
+def test_other_versions():
+    pair = Pair()
+    pair.first.scale_of_old = pair.first.__dict__.pop("scale")
+    pair.first.fused_attn = True
+    assert only_reason(pair) == "this version has no scale"
+
+
+def test_other_attention_is_named():
+    pair = Pair(timm.layers.AttentionRope(16, num_heads=2))
+    assert only_reason(pair).startswith("regard does not know this class of timm.layers.attention")
+
+
+def test_fused_already():
+    fused = fuse(fuse(Pair(), example=X), example=X)
+    assert [one.reason for one in fused.fuse_report.left] == ["it is fused already"] * 2
+
+
+@pytest.mark.parametrize("model", [nn.Linear(2, 2), nn.Identity(), create_model("nat_nano", num_classes=3)])
+def test_nothing_to_replace(model):
+    fused = fuse(model)
+    assert fused is not model
+    assert str(fused.fuse_report).startswith("nothing")
+
+
+def test_not_a_module():
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got str"):
+        fuse("swin_tiny")
+
+
+def test_a_model_that_cannot_be_copied():
+    pair = Pair()
+    pair.lock = threading.Lock()
+    with pytest.raises(UnsupportedError, match="pass inplace=True"):
+        fuse(pair)
+    assert fuse(pair, inplace=True, example=X) is pair
+
+
+class Wrong(rules.timm.Attention):
+    def forward(self, x, attn_mask=None, is_causal=False):
+        out = super().forward(x, attn_mask, is_causal)
+        return out * 1.001 if self.num_heads == 4 else out
+
+
+class Failing(Wrong):
+    def forward(self, x, attn_mask=None, is_causal=False):
+        if self.num_heads == 4:
+            raise RuntimeError("no")
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("adapter", [Wrong, Failing])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_what_disagrees_is_rolled_back(monkeypatch, adapter, inplace):
+    wrong = tuple(replace(rule, adapter=adapter) if rule.name == "Attention" else rule for rule in rules.RULES)
+    monkeypatch.setattr(rules, "RULES", wrong)
+    assert "rolled back" in only_reason(Pair(Attention(16, num_heads=4)), inplace=inplace)
+
+
+def test_unchecked_is_said():
+    report = fuse(Pair()).fuse_report
+    assert "pass a batch as example=" in report.unchecked
+    assert fuse(Pair(), check=False).fuse_report.unchecked == "check=False"
+    assert "the original raises" in fuse(Pair(), example=torch.zeros(1, 2, 3, 4)).fuse_report.unchecked
+    assert "zero" in fuse(Pair().requires_grad_(False).apply(_zero), example=X).fuse_report.unchecked
+    assert "meta device" in fuse(timm.create_model("deit_tiny_patch16_224", device="meta")).fuse_report.unchecked
+
+
+def _zero(module):
+    for parameter in module.parameters(recurse=False):
+        parameter.zero_()
+
+
+@pytest.mark.parametrize("example", [X, (X,), {"x": X}])
+def test_examples(example):
+    assert fuse(Pair(), example=example).fuse_report.difference is not None
+
+
+def test_the_check_leaves_no_trace():
+    model, _, _ = build("swiftformer_xs")
+    model.train()
+    model.stem.eval()
+    state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    fuse(model)
+    assert torch.equal(torch.rand(1), expected)
+    assert model.training
+    assert not model.stem.training
+    assert all(torch.equal(tensor, state[key]) for key, tensor in model.state_dict().items())
+    assert not any(one._forward_hooks for one in model.modules())
+
+
+def test_masks_run_as_before():
+    model = Attention(16, num_heads=2)
+    fused = fuse(model, example=X)
+    mask = torch.randn(9, 9)
+    assert torch.equal(fused(X, attn_mask=mask), model(X, attn_mask=mask))
+    assert torch.equal(fused(X, is_causal=True), model(X, is_causal=True))
+
+
+@pytest.mark.parametrize("name", ["cait_xxs24_224", "swin_tiny_patch4_window7_224", "mobilevitv2_050"])
+def test_attention_dropout_trains_as_before(name):
+    model, kind, _ = build(name)
+    for module in model.modules():
+        if type(module).__name__ in (kind, "WindowAttention"):
+            (module.attn if hasattr(module, "attn") else module).attn_drop.p = 0.5
+    fused = fuse(model, check=False)
+    assert any("with attention dropout 0.5" in one.note for one in fused.fuse_report.replaced)
+    x, outputs = image(name, batch=1), []
+    for network in (model, fused):
+        for module in network.modules():  # batch norms keep their statistics
+            module.training = isinstance(module, (nn.Dropout,)) or "Att" in type(module).__name__
+        torch.manual_seed(0)
+        outputs.append(logits(network, x))
+    torch.testing.assert_close(outputs[1], outputs[0])
+
+
+def test_ragged_grids_run_as_before():
+    model = animate(
+        timm.create_model("swin_tiny_patch4_window7_224", depths=(2,), img_size=(40, 56), num_classes=3)
+    ).eval()
+    fused = fuse(model)
+    assert "no multiple of the window" in str(fused.fuse_report)
+    assert fused.fuse_report.difference == 0.0
+
+
+@pytest.mark.parametrize("name", ["vit", "swin"])
+def test_maps_of_transformers(name):
+    factory, config, _, _ = HF[name]
+    eager = factory(copy.deepcopy(config)).eval()
+    eager.set_attn_implementation("eager")
+    report = fuse(eager).fuse_report
+    assert not report.replaced
+    assert all("load it with 'sdpa'" in one.reason for one in report.left)
+    eager.set_attn_implementation("sdpa")
+    fused = fuse(animate(eager))
+    assert fused.fuse_report.replaced
+    fused.set_attn_implementation("eager")
+    eager.set_attn_implementation("eager")
+    x = image(name)
+    got, expected = (network(x, output_attentions=True).attentions for network in (fused, eager))
+    assert len(got) == len(expected) == 2
+    torch.testing.assert_close(got, expected)
+    states = fused(x, output_hidden_states=True).hidden_states
+    torch.testing.assert_close(states[-1], eager(x, output_hidden_states=True).hidden_states[-1], rtol=1e-4, atol=1e-4)
+    assert len(fuse(eager, check=False).fuse_report.left) == len(report.left)
+
+
+def test_hooks_of_transformers_are_no_obstacle():
+    model, _, times = build("vit")
+    model(image("vit"), output_hidden_states=True)
+    assert any(module._forward_hooks for module in model.modules())
+    assert len(fuse(model).fuse_report.replaced) == times
+
+
+def test_dinat_runs_without_natten():
+    """transformers imports NATTEN only to run; its modules are built without it, and ours do not call it."""
+    from transformers.models.dinat.modeling_dinat import NeighborhoodAttention
+
+    config = SimpleNamespace(qkv_bias=True, attention_probs_dropout_prob=0.0)
+    model = animate(NeighborhoodAttention(config, 16, 2, 3, 2))
+    x = torch.randn(1, 7, 8, 16)
+    fused = fuse(model, example=x)
+    (replaced,) = fused.fuse_report.replaced
+    assert replaced.mechanism == "neighborhood attention"
+    assert "the original raises" in fused.fuse_report.unchecked
+    heads = (layer(x).unflatten(-1, (2, 8)) for layer in (model.query, model.key, model.value))
+    expected = neighborhood_attention(*heads, 3, dilation=2, bias=model.rpb).flatten(-2)
+    torch.testing.assert_close(fused(x)[0], expected)
+
+
+def test_foldings_that_disagree_are_rolled_back(monkeypatch):
+    model, _, times = build("swiftformer_xs")
+
+    def spoil(folded):
+        folded.norm.bias.data.mul_(2)
+        return ()
+
+    monkeypatch.setattr(sys.modules["regard.surgery.operating"], "fold", spoil)
+    fused = fuse(model, inference=True)
+    assert "foldings were rolled back" in str(fused.fuse_report)
+    assert len(fused.fuse_report.replaced) == times
+    x = image("swiftformer_xs")
+    torch.testing.assert_close(fused(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+def test_folding_keeps_what_is_listened_to():
+    model, _, _ = build("swiftformer_xs")
+    calls = []
+    model.stages[0].blocks[0].register_forward_hook(lambda *_: calls.append("block"))
+    model.stem[0].register_forward_hook(lambda *_: calls.append("stem"))
+    fused = fuse(model, inference=True)
+    calls.clear()
+    fused(image("swiftformer_xs"))
+    assert calls == ["stem", "block"]
+    assert fused.fuse_report.folded
+
+
+def test_classes_are_made_once():
+    pair = fuse(Pair(), check=False)
+    assert type(pair.first) is type(pair.second)
+    assert isinstance(pair.first, Attention)
+    adapters.take_off(pair.first)
+    assert type(pair.first) is Attention
