@@ -1,0 +1,1 @@
+"""Interfaces of other libraries on regard's mechanisms: `regard.compat.natten`."""

@@ -1,0 +1,113 @@
+"""Logits and sums of a neighborhood as two operations, heads first, in plain torch. Gradients are autograd's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from regard.attention import _checks
+from regard.attention.neighborhood import function, reference
+from regard.attention.neighborhood.reference import Axis
+from regard.errors import ShapeError, UnsupportedError
+
+Sizes: TypeAlias = int | Sequence[int]
+Flags: TypeAlias = bool | Sequence[bool]
+
+
+def check_window(
+    grid: Sequence[int],
+    kernel_size: Sizes,
+    dilation: Sizes | None = None,
+    is_causal: Flags | None = None,
+    stride: Sizes = 1,
+) -> tuple[Axis, ...]:
+    """Check a window that must fit its grid; NATTEN takes None for no dilation and for not causal."""
+    dilation = 1 if dilation is None else dilation
+    is_causal = False if is_causal is None else is_causal
+    axes = function.check_window(grid, kernel_size, dilation, stride, is_causal, "pad")  # the remedy is ours to name
+    if any(axis.extent > length for axis, length in zip(axes, grid, strict=True)):
+        raise ShapeError(
+            f"kernel_size * dilation must fit the grid {tuple(grid)}, got {kernel_size=} and {dilation=}; "
+            "make them smaller or the input larger (the modules of NATTEN up to 0.15, with bias=True or False, pad it)"
+        )
+    return axes
+
+
+def refuse(**arguments: object) -> None:
+    """Refuse arguments that are not None and would change the result."""
+    given = [name for name, value in arguments.items() if value is not None]
+    if given:
+        raise UnsupportedError(
+            f"regard.compat.natten has no {' and no '.join(given)}: queries see their neighborhood only; leave it out"
+        )
+
+
+def qk(
+    rank: int,
+    query: Tensor,
+    key: Tensor,
+    rpb: Tensor | None,
+    kernel_size: Sizes,
+    dilation: Sizes | None,
+    is_causal: Flags | None = False,
+) -> Tensor:
+    """Multiply every query with its neighbors: `[B, nh, *grid, hd]` twice to `[B, nh, *grid, K]`."""
+    _check_dtypes(query, {"query": query, "key": key})
+    _checks.check_grid_tensor("query", query, (rank + 3,), f"[B, nh, {rank} grid axes, hd]")
+    _checks.check_shape("key", key, query.shape, "must equal query's shape")
+    batch, heads, *grid, _ = query.shape
+    axes = check_window(grid, kernel_size, dilation, is_causal)
+    keys = _gather(key, axes)
+    logits = (keys @ query.flatten(0, 1).unsqueeze(-1)).squeeze(-1)  # [B * nh, *grid, K]
+    logits = logits.unflatten(0, (batch, heads))
+    if rpb is not None:
+        table = (heads, *(2 * axis.kernel - 1 for axis in axes))
+        _checks.check_shape("rpb", rpb, table, "is [nh, 2 * kernel_size - 1 per axis]")
+        index = reference.neighborhood_bias_index(axes, grid, query.device)
+        logits = logits + rpb.to(logits.dtype).flatten(1)[:, index]  # [nh, *grid, K]
+    if any(axis.is_causal for axis in axes):
+        logits = logits.masked_fill(~_visible(axes, grid, query.device), -torch.inf)
+    return logits
+
+
+def av(
+    rank: int,
+    attn: Tensor,
+    value: Tensor,
+    kernel_size: Sizes,
+    dilation: Sizes | None,
+    is_causal: Flags | None = False,
+) -> Tensor:
+    """Sum every query's neighbors: `[B, nh, *grid, K]` and `[B, nh, *grid, hd]` to `[B, nh, *grid, hd]`."""
+    _check_dtypes(value, {"attn": attn, "value": value})
+    _checks.check_grid_tensor("value", value, (rank + 3,), f"[B, nh, {rank} grid axes, hd]")
+    batch, heads, *grid, _ = value.shape
+    axes = check_window(grid, kernel_size, dilation, is_causal)
+    neighbors = math.prod([axis.kernel for axis in axes])
+    _checks.check_shape("attn", attn, (batch, heads, *grid, neighbors), "is [B, nh, *grid, K] for value's grid")
+    if any(axis.is_causal for axis in axes):
+        attn = attn.masked_fill(~_visible(axes, grid, value.device), 0.0)
+    out = (attn.flatten(0, 1).unsqueeze(-2) @ _gather(value, axes)).squeeze(-2)  # [B * nh, *grid, hd]
+    return out.unflatten(0, (batch, heads))
+
+
+def _check_dtypes(tensor: Tensor, tensors: dict[str, Tensor]) -> None:
+    """Check tensors of one dtype; under autocast, where a softmax is wider than values, the products see to it."""
+    if isinstance(tensor, Tensor) and torch.is_autocast_enabled(tensor.device.type):
+        for name, one in tensors.items():
+            _checks.check_tensors({name: one})
+    else:
+        _checks.check_tensors(tensors)
+
+
+def _gather(tensor: Tensor, axes: Sequence[Axis]) -> Tensor:
+    """Bring neighbors together, `[B, nh, *grid, hd]` to `[B * nh, *grid, K, hd]`: heads are a batch here."""
+    return reference.gather_neighbors(tensor.flatten(0, 1).unsqueeze(-2), axes).squeeze(-3)
+
+
+def _visible(axes: Sequence[Axis], grid: Sequence[int], device: torch.device) -> Tensor:
+    return reference.visible(axes, grid, device).squeeze(-2)  # [*grid, K]

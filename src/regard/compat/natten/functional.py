@@ -1,0 +1,308 @@
+"""The functions of `natten.functional`: the unfused ones that NATTEN removed, and the fused ones that it has.
+
+`*qk*` and `*av*` are heads first, `[B, nh, *grid, hd]`, and hold gathered keys and values: nh * N * K * hd numbers an
+image. `na1d`, `na2d` and `na3d` are heads last, `[B, *grid, nh, hd]`, and fused where a kernel serves.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from regard.attention import _checks, neighborhood_attention
+from regard.compat.natten._historic import (
+    natten1dav,
+    natten1dqk,
+    natten1dqkrpb,
+    natten2dav,
+    natten2dqk,
+    natten2dqkrpb,
+    natten3dav,
+    natten3dqk,
+    natten3dqkrpb,
+)
+from regard.compat.natten._unfused import Flags, Sizes, av, check_window, qk, refuse
+from regard.errors import UnsupportedError
+
+__all__ = [
+    "na1d",
+    "na1d_av",
+    "na1d_qk",
+    "na2d",
+    "na2d_av",
+    "na2d_qk",
+    "na3d",
+    "na3d_av",
+    "na3d_qk",
+    "natten1dav",
+    "natten1dqk",
+    "natten1dqkrpb",
+    "natten2dav",
+    "natten2dqk",
+    "natten2dqkrpb",
+    "natten3dav",
+    "natten3dqk",
+    "natten3dqkrpb",
+    "neighborhood_attention_generic",
+]
+
+# What tells NATTEN how to compute, never what: taken and ignored.
+PERFORMANCE = frozenset(
+    {
+        "attention_kwargs",
+        "backend",
+        "backward_kv_splits",
+        "backward_kv_tile_shape",
+        "backward_q_tile_shape",
+        "backward_use_pt_reduction",
+        "kernel_schedule",
+        "kv_tile_shape",
+        "q_tile_shape",
+        "run_persistent_kernel",
+        "torch_compile",
+        "try_fuse_additional_kv",
+        "xformers_kwargs",
+    }
+)
+
+
+def neighborhood_attention_generic(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    kernel_size: Sizes,
+    *unnamed: object,
+    stride: Sizes = 1,
+    dilation: Sizes | None = 1,
+    is_causal: Flags | None = False,
+    scale: float | None = None,
+    rpb: Tensor | None = None,
+    return_lse: bool = False,
+    additional_keys: Tensor | None = None,
+    additional_values: Tensor | None = None,
+    **performance: object,
+) -> Tensor:
+    """Attend to neighborhoods on a grid of one, two or three axes; `na1d`, `na2d` and `na3d` are this.
+
+    Args:
+        query: `[B, *grid, nh, hd]`.
+        key: `[B, *grid, nh, hd]`.
+        value: `[B, *grid, nh, hd_v]`.
+        kernel_size: keys per axis.
+        unnamed: refused: what follows kernel_size is the dilation in NATTEN 0.17 and the stride since 0.20.
+        stride: see `regard.neighborhood_attention`; since NATTEN 0.20.
+        dilation: distance between neighboring keys; None is 1.
+        is_causal: whether keys after the query are hidden, per axis.
+        scale: factor on the dot products, hd ** -0.5 if None.
+        rpb: relative table `[nh, 2 * k - 1, ...]`, up to NATTEN 0.17; with its gradient, and causal axes if you like.
+        return_lse: refused if True.
+        additional_keys: refused.
+        additional_values: refused.
+        performance: NATTEN's arguments for backends and tile shapes, ignored.
+
+    Returns:
+        `[B, *grid, nh, hd_v]`.
+
+    Raises:
+        ShapeError: sizes that do not fit together, or a grid smaller than the window.
+        UnsupportedError: return_lse or additional keys and values.
+        TypeError: arguments without a name after kernel_size, or of an unknown name.
+
+    Source:
+        `natten.functional` of NATTEN 0.17 to 0.21 (SHI-Labs/NATTEN).
+
+    Example:
+        >>> import torch
+        >>> q, k, v = torch.randn(3, 1, 14, 14, 2, 16).unbind()
+        >>> na2d(q, k, v, kernel_size=7, dilation=2, backend="flex-fna").shape
+        torch.Size([1, 14, 14, 2, 16])
+    """
+    check_named(unnamed)
+    _check_performance(performance)
+    refuse(additional_keys=additional_keys, additional_values=additional_values)
+    if return_lse:
+        raise UnsupportedError("regard.compat.natten returns no log-sum-exp; leave return_lse out")
+    _checks.check_tensors({"query": query})
+    _checks.check_tensors({"rpb": rpb})
+    _checks.check_grid_tensor("query", query, (4, 5, 6), _checks.LAYOUT)
+    axes = check_window(query.shape[1:-2], kernel_size, dilation, is_causal, stride)
+    return neighborhood_attention(
+        query,
+        key,
+        value,
+        [axis.kernel for axis in axes],
+        dilation=[axis.dilation for axis in axes],
+        stride=[axis.stride for axis in axes],
+        is_causal=[axis.is_causal for axis in axes],
+        bias=None if rpb is None else rpb.to(query.dtype),
+        scale=scale,
+    )
+
+
+def na1d(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    kernel_size: Sizes,
+    *unnamed: object,
+    **options: Any,  # noqa: ANN401
+) -> Tensor:
+    """Attend on `[B, L, nh, hd]`; see `neighborhood_attention_generic` for the options."""
+    _check_rank(1, query)
+    return neighborhood_attention_generic(query, key, value, kernel_size, *unnamed, **options)
+
+
+def na2d(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    kernel_size: Sizes,
+    *unnamed: object,
+    **options: Any,  # noqa: ANN401
+) -> Tensor:
+    """Attend on `[B, H, W, nh, hd]`; see `neighborhood_attention_generic` for the options."""
+    _check_rank(2, query)
+    return neighborhood_attention_generic(query, key, value, kernel_size, *unnamed, **options)
+
+
+def na3d(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    kernel_size: Sizes,
+    *unnamed: object,
+    **options: Any,  # noqa: ANN401
+) -> Tensor:
+    """Attend on `[B, D, H, W, nh, hd]`; see `neighborhood_attention_generic` for the options."""
+    _check_rank(3, query)
+    return neighborhood_attention_generic(query, key, value, kernel_size, *unnamed, **options)
+
+
+def na1d_qk(
+    query: Tensor,
+    key: Tensor,
+    kernel_size: Sizes,
+    dilation: Sizes | None = 1,
+    additional_keys: Tensor | None = None,
+    is_causal: Flags | None = False,
+    rpb: Tensor | None = None,
+) -> Tensor:
+    """Return the logits of `[B, nh, L, hd]`; see `na2d_qk`."""
+    refuse(additional_keys=additional_keys)
+    return qk(1, query, key, rpb, kernel_size, dilation, is_causal)
+
+
+def na2d_qk(
+    query: Tensor,
+    key: Tensor,
+    kernel_size: Sizes,
+    dilation: Sizes | None = 1,
+    additional_keys: Tensor | None = None,
+    is_causal: Flags | None = False,
+    rpb: Tensor | None = None,
+) -> Tensor:
+    """Return the logits of every query's neighborhood. The query is not scaled here.
+
+    Args:
+        query: `[B, nh, H, W, hd]`.
+        key: `[B, nh, H, W, hd]`.
+        kernel_size: keys per axis.
+        dilation: distance between neighboring keys; None is 1.
+        additional_keys: refused.
+        is_causal: whether keys after the query are hidden, per axis; their logits are -inf.
+        rpb: relative table `[nh, 2 * kh - 1, 2 * kw - 1]`, indexed by key minus query.
+
+    Returns:
+        `[B, nh, H, W, kh * kw]`, the window in row-major order.
+
+    Raises:
+        ShapeError: sizes that do not fit together, or a grid smaller than the window.
+        UnsupportedError: additional keys.
+
+    Source:
+        `natten.functional` of NATTEN 0.15 to 0.17 (SHI-Labs/NATTEN).
+
+    Example:
+        >>> import torch
+        >>> q, k, v = torch.randn(3, 1, 2, 14, 14, 16).unbind()
+        >>> weights = na2d_qk(q * 16**-0.5, k, kernel_size=7).softmax(-1)
+        >>> weights.shape, na2d_av(weights, v, kernel_size=7).shape
+        (torch.Size([1, 2, 14, 14, 49]), torch.Size([1, 2, 14, 14, 16]))
+    """
+    refuse(additional_keys=additional_keys)
+    return qk(2, query, key, rpb, kernel_size, dilation, is_causal)
+
+
+def na3d_qk(
+    query: Tensor,
+    key: Tensor,
+    kernel_size: Sizes,
+    dilation: Sizes | None = 1,
+    additional_keys: Tensor | None = None,
+    is_causal: Flags | None = False,
+    rpb: Tensor | None = None,
+) -> Tensor:
+    """Return the logits of `[B, nh, D, H, W, hd]`; see `na2d_qk`."""
+    refuse(additional_keys=additional_keys)
+    return qk(3, query, key, rpb, kernel_size, dilation, is_causal)
+
+
+def na1d_av(
+    attn: Tensor,
+    value: Tensor,
+    kernel_size: Sizes,
+    dilation: Sizes | None = 1,
+    additional_values: Tensor | None = None,
+    is_causal: Flags | None = False,
+) -> Tensor:
+    """Sum values `[B, nh, L, hd]` under weights `[B, nh, L, K]`; see `na2d_qk`."""
+    refuse(additional_values=additional_values)
+    return av(1, attn, value, kernel_size, dilation, is_causal)
+
+
+def na2d_av(
+    attn: Tensor,
+    value: Tensor,
+    kernel_size: Sizes,
+    dilation: Sizes | None = 1,
+    additional_values: Tensor | None = None,
+    is_causal: Flags | None = False,
+) -> Tensor:
+    """Sum values `[B, nh, H, W, hd]` under weights `[B, nh, H, W, K]`; see `na2d_qk`."""
+    refuse(additional_values=additional_values)
+    return av(2, attn, value, kernel_size, dilation, is_causal)
+
+
+def na3d_av(
+    attn: Tensor,
+    value: Tensor,
+    kernel_size: Sizes,
+    dilation: Sizes | None = 1,
+    additional_values: Tensor | None = None,
+    is_causal: Flags | None = False,
+) -> Tensor:
+    """Sum values `[B, nh, D, H, W, hd]` under weights `[B, nh, D, H, W, K]`; see `na2d_qk`."""
+    refuse(additional_values=additional_values)
+    return av(3, attn, value, kernel_size, dilation, is_causal)
+
+
+def check_named(unnamed: tuple[object, ...]) -> None:
+    """Refuse arguments whose meaning depends on the version of NATTEN that the caller was written for."""
+    if unnamed:
+        raise TypeError(
+            f"arguments after kernel_size must be named, got {unnamed}: first among them is the dilation in NATTEN up "
+            "to 0.17 and the stride since 0.20; write dilation=... or stride=..."
+        )
+
+
+def _check_performance(given: dict[str, object]) -> None:
+    nested = given.get("attention_kwargs")
+    names = {*given, *(nested if isinstance(nested, dict) else ())}
+    if unknown := sorted(names - PERFORMANCE):
+        raise TypeError(f"unknown arguments {', '.join(unknown)}; ignored are {', '.join(sorted(PERFORMANCE))}")
+
+
+def _check_rank(rank: int, query: Tensor) -> None:
+    if isinstance(query, Tensor):
+        _checks.check_grid_tensor("query", query, (rank + 3,), f"[B, {rank} grid axes, nh, hd]")

@@ -1,0 +1,285 @@
+"""The functions of regard.compat.natten: NATTEN's values, regard's definition, old layouts and argument orders."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from budget import assert_within_budget
+from golden.weights import image
+from regard.attention import neighborhood_attention
+from regard.compat.natten import functional
+from regard.errors import ShapeError, UnsupportedError
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+OPERATORS = json.loads((GOLDEN / "natten_ops_dev.json").read_text())
+CASES = {
+    "1d": ((11,), {"kernel_size": 5, "dilation": 2}),
+    "1d even": ((12,), {"kernel_size": 4, "dilation": 3}),
+    "1d causal": ((10,), {"kernel_size": 4, "dilation": 2, "is_causal": True}),
+    "2d": ((9, 8), {"kernel_size": (3, 7), "dilation": (2, 1)}),
+    "2d even": ((6, 9), {"kernel_size": (6, 2), "dilation": (1, 4)}),
+    "2d half causal": ((7, 7), {"kernel_size": 3, "dilation": 2, "is_causal": (False, True)}),
+    "3d": ((3, 4, 7), {"kernel_size": (3, 2, 5), "is_causal": (True, False, False)}),
+}
+
+
+def pipeline(query, key, value, bias=None, **options):
+    """The attention as code for NATTEN up to 0.17 writes it, heads last in and out."""
+    query, key, value = (tensor.movedim(-2, 1) for tensor in (query, key, value))
+    rank = query.ndim - 3
+    qk, av = (getattr(functional, f"na{rank}d_{name}") for name in ("qk", "av"))
+    weights = qk(query * query.shape[-1] ** -0.5, key, rpb=bias, **options).softmax(-1)
+    return av(weights, value, **options).movedim(1, -2)
+
+
+def fused(query, key, value, bias=None, **options):
+    return getattr(functional, f"na{query.ndim - 3}d")(query, key, value, rpb=bias, **options)
+
+
+def draw(*shape, count=3, seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, *shape, generator=generator, dtype=torch.float64).to(dtype).unbind()
+
+
+@pytest.mark.parametrize("attention", [pipeline, fused])
+@pytest.mark.parametrize("record", OPERATORS, ids=[record["name"] for record in OPERATORS])
+def test_natten_operators(record, attention):
+    """Outputs and all gradients of NATTEN 0.17.5's CPU operators: two float32 computations of the same values."""
+    golden = load_file(GOLDEN / "natten_ops_dev.safetensors")
+    shape = [record["batch"], *record["grid"], record["heads"], record["head_dim"]]
+    query, key, value, seed = (image(shape, record["seed"] + i) for i in range(4))
+    tensors = {"query": query, "key": key, "value": value}
+    if record["bias"]:
+        table = [record["heads"], *(2 * kernel - 1 for kernel in record["kernel_size"])]
+        tensors["bias"] = image(table, record["seed"] + 4)
+    options = {name: record[name] for name in ("kernel_size", "dilation", "is_causal")}
+
+    def results(dtype):
+        inputs = {name: tensor.to(dtype).requires_grad_() for name, tensor in tensors.items()}
+        out = attention(**inputs, **options)
+        return [out.detach(), *torch.autograd.grad(out, list(inputs.values()), seed.to(dtype))]
+
+    names = [f"{record['name']}.{part}" for part in ("out", "dq", "dk", "dv", "dbias")]
+    for name, ours, exact in zip(names, results(torch.float32), results(torch.float64), strict=False):
+        rounding = 2 * (ours - exact).abs().max() + torch.finfo(torch.float32).eps * exact.abs().max()
+        assert (golden[name] - exact).abs().max() <= 2 * rounding, name
+
+
+@pytest.mark.parametrize("attention", [pipeline, fused])
+@pytest.mark.parametrize("case", CASES)
+def test_regards_attention(case, attention):
+    """Outputs and gradients, with the bias, on odd and even sizes, dilated, causal."""
+    grid, options = CASES[case]
+    query, key, value, seed = draw(2, *grid, 3, 8, count=4)
+    kernel = options["kernel_size"]
+    kernel = kernel if isinstance(kernel, tuple) else (kernel,) * len(grid)
+    (bias,) = draw(3, *(2 * size - 1 for size in kernel), count=1)
+
+    def results(function, dtype, **more):
+        inputs = [tensor.to(dtype).requires_grad_() for tensor in (query, key, value, bias)]
+        out = function(*inputs[:3], bias=inputs[3], **options, **more)
+        return (out.detach(), *torch.autograd.grad(out, inputs, seed.to(dtype)))
+
+    plain, exact = (
+        results(neighborhood_attention, dtype, backend="reference") for dtype in (torch.float32, torch.float64)
+    )
+    assert_within_budget(results(attention, torch.float32), plain=plain, exact=exact)
+
+
+def test_logits_are_heads_first_and_row_major():
+    query, key = draw(2, 3, 6, 9, 4, count=2)
+    (rpb,) = draw(3, 5, 9, count=1)
+    logits = functional.na2d_qk(query, key, (3, 5), rpb=rpb)
+    assert logits.shape == (2, 3, 6, 9, 15)
+    expected = (
+        query[1, 2, 3, 4] @ key[1, 2, 2, 6] + rpb[2, 1, 6]
+    )  # offsets -1 and +2: the window's first row, last place
+    torch.testing.assert_close(logits[1, 2, 3, 4, 4], expected)
+    expected = query[1, 0, 0, 0] @ key[1, 0, 2, 1] + rpb[0, 4, 5]  # in the corner, all keys lie after the query
+    torch.testing.assert_close(logits[1, 0, 0, 0, 2 * 5 + 1], expected)
+    nothing = functional.na2d_qk(query[:0], key[:0], 3)
+    assert nothing.shape == (0, 3, 6, 9, 9) and functional.na2d_av(nothing, key[:0], 3).shape == key[:0].shape
+
+
+def test_argument_orders():
+    """(kernel_size, dilation) since 0.14.5, the dilation alone before; depth apart in 3-D; names in any order."""
+    query, key, value = draw(1, 2, 11, 9, 4)
+    (rpb,) = draw(2, 5, 5, count=1)
+    logits = functional.na2d_qk(query, key, 3, 2, rpb=rpb)
+    natten2dqkrpb, natten2dav = functional.natten2dqkrpb, functional.natten2dav
+    for found in (
+        natten2dqkrpb(query, key, rpb, 3, 2),
+        natten2dqkrpb(query, key, rpb, 2),
+        natten2dqkrpb(query, key, rpb, dilation=2),
+        natten2dqkrpb(query, key, rpb, 3, dilation=2),
+        natten2dqkrpb(query=query, key=key, rpb=rpb, dilation=2, kernel_size=3),
+    ):
+        assert torch.equal(found, logits)
+    assert torch.equal(functional.natten2dqk(query, key, 3, 2), natten2dqkrpb(query, key, None, 3, 2))
+    out = functional.na2d_av(logits, value, 3, 2)
+    for found in (natten2dav(logits, value, 3, 2), natten2dav(logits, value, 2), natten2dav(logits, value, dilation=2)):
+        assert torch.equal(found, out)
+
+    query, key, value, (rpb,) = *(tensor[:, :, :, 0] for tensor in (query, key, value)), draw(2, 9, count=1)
+    logits = functional.na1d_qk(query, key, 5, None, rpb=rpb)
+    assert torch.equal(functional.natten1dqkrpb(query, key, rpb, 5, 1), logits)
+    assert torch.equal(functional.natten1dqkrpb(query, key, rpb, 1), logits)
+    assert torch.equal(functional.natten1dav(logits, value, 1), functional.na1d_av(logits, value, 5))
+    assert torch.equal(functional.natten1dqk(query, key, 5, 1), functional.na1d_qk(query, key, 5))
+
+    query, key, value = draw(1, 2, 3, 10, 11, 4)
+    (rpb,) = draw(2, 5, 9, 9, count=1)
+    logits = functional.na3d_qk(query, key, (3, 5, 5), (1, 2, 2), rpb=rpb)
+    assert torch.equal(functional.natten3dqkrpb(query, key, rpb, 3, 5, 1, 2), logits)
+    assert torch.equal(
+        functional.natten3dav(logits, value, 3, 5, 1, 2), functional.na3d_av(logits, value, (3, 5, 5), (1, 2, 2))
+    )
+    assert torch.equal(
+        functional.natten3dqk(query, key, 3, 5, 1, 2), functional.na3d_qk(query, key, (3, 5, 5), (1, 2, 2))
+    )
+
+
+def test_causal_axes_hide_keys():
+    query, key, value = draw(1, 1, 6, 4)
+    logits = functional.na1d_qk(query, key, 3, is_causal=True)
+    hidden = torch.tensor([[False, True, True], [False, False, True], *[[False, False, False]] * 4])
+    assert torch.equal(logits[0, 0] == -torch.inf, hidden)
+    weights = torch.rand(1, 1, 6, 3, dtype=torch.float64)
+    out = functional.na1d_av(weights, value, 3, is_causal=True)
+    torch.testing.assert_close(out[0, 0, 0], weights[0, 0, 0, 0] * value[0, 0, 0])  # whatever the hidden ones weigh
+
+
+def test_gradients():
+    query, key, value = (tensor.requires_grad_() for tensor in draw(1, 2, 5, 3))
+    (rpb,) = (tensor.requires_grad_() for tensor in draw(2, 5, count=1))
+
+    def attention(query, key, value, rpb):
+        return functional.na1d_av(functional.na1d_qk(query, key, 3, rpb=rpb), value, 3)
+
+    assert torch.autograd.gradcheck(attention, (query, key, value, rpb))
+
+
+def test_views_of_a_projection():
+    """What modules pass: three views of one tensor, permuted to heads first."""
+    (qkv,) = draw(2, 6, 7, 3, 2, 4, count=1)
+    views = qkv.permute(3, 0, 4, 1, 2, 5)
+    copies = views.contiguous()
+    logits = functional.natten2dqkrpb(views[0], views[1], None, 3, 1)
+    assert torch.equal(logits, functional.natten2dqkrpb(copies[0], copies[1], None, 3, 1))
+    out = functional.natten2dav(logits, views[2], 3, 1)
+    assert torch.equal(out, functional.natten2dav(logits, copies[2], 3, 1))
+
+
+def test_compiles_without_breaks():
+    query, key, value = draw(1, 2, 6, 6, 4, dtype=torch.float32)
+    (rpb,) = draw(2, 5, 5, count=1, dtype=torch.float32)
+
+    def attention(query, key, value, rpb):
+        weights = functional.natten2dqkrpb(query, key, rpb, 3, 2).softmax(-1)
+        return functional.natten2dav(weights, value, 3, 2)
+
+    compiled = torch.compile(attention, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(query, key, value, rpb), attention(query, key, value, rpb))
+
+
+def test_mixed_precision():
+    """Under autocast on a GPU the softmax is in float32 and the values are not; the bias stays a parameter."""
+    query, key, value = draw(1, 2, 6, 6, 4, dtype=torch.bfloat16)
+    rpb = torch.zeros(2, 5, 5, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        weights = functional.natten2dqkrpb(query, key, rpb, 3, 1).softmax(-1, dtype=torch.float32)
+        out = functional.natten2dav(weights, value, 3, 1)
+    assert out.dtype == torch.bfloat16
+    out.sum().backward()
+    assert rpb.grad.dtype == torch.float32
+    heads_last = [tensor.movedim(1, -2) for tensor in (query, key, value)]
+    assert functional.na2d(*heads_last, 3, rpb=rpb).dtype == torch.bfloat16
+
+
+def test_fused_arguments():
+    query, key, value = draw(1, 8, 9, 2, 4)
+    value = value[..., :3]
+    out = functional.na2d(query, key, value, 4, stride=(2, 3), dilation=(1, 2), is_causal=(True, False), scale=0.3)
+    ours = neighborhood_attention(
+        query, key, value, 4, stride=(2, 3), dilation=(1, 2), is_causal=(True, False), scale=0.3
+    )
+    assert torch.equal(out, ours)
+    plain = functional.na2d(query, key, value, kernel_size=3)
+    performance = {
+        "backend": "cutlass-fna",
+        "q_tile_shape": (8, 8),
+        "kv_tile_shape": (8, 8),
+        "torch_compile": True,
+        "attention_kwargs": {"backend": "cutlass-fmha"},
+        "xformers_kwargs": None,
+    }
+    assert torch.equal(functional.na2d(query, key, value, 3, dilation=None, is_causal=None, **performance), plain)
+
+
+class TestBadInput:
+    q = torch.zeros(1, 2, 6, 6, 4)  # heads first
+    f = torch.zeros(1, 6, 6, 2, 4)  # heads last
+
+    @pytest.mark.parametrize(
+        ("call", "message"),
+        [
+            (
+                lambda q: functional.na2d_qk(q, q, 7),
+                r"must fit the grid \(6, 6\), got kernel_size=7 .* make them smaller",
+            ),
+            (lambda q: functional.na1d_qk(q, q, 3), r"query must have 4 dimensions \[B, nh, 1 grid axes, hd\], got 5"),
+            (lambda q: functional.na2d_qk(q, q[:, :1], 3), "key must equal query's shape"),
+            (lambda q: functional.na2d_qk(q, q, 3, rpb=torch.zeros(2, 3, 3)), r"rpb is .* expected \[2, 5, 5\]"),
+            (lambda q: functional.na2d_qk(q, q, (3, 3, 3)), r"one per grid axis \(2\)"),
+            (lambda q: functional.na2d_av(q, q, 3), r"attn is .* expected \[1, 2, 6, 6, 9\], got \[1, 2, 6, 6, 4\]"),
+            (lambda q: functional.natten2dqkrpb(q, q, None, 1), "nothing tells the kernel size"),
+            (lambda q: functional.natten2dav(q[..., :3], q, 1), r"attn is"),
+        ],
+    )
+    def test_unfused_sizes(self, call, message):
+        with pytest.raises(ShapeError, match=message):
+            call(self.q)
+
+    def test_fused_sizes(self):
+        with pytest.raises(ShapeError, match="must fit the grid"):
+            functional.na2d(self.f, self.f, self.f, kernel_size=3, dilation=3)
+        with pytest.raises(ShapeError, match=r"query must have 4 dimensions \[B, 1 grid axes, nh, hd\]"):
+            functional.na1d(self.f, self.f, self.f, kernel_size=3)
+        with pytest.raises(ShapeError, match="bias is"):
+            functional.na2d(self.f, self.f, self.f, kernel_size=3, rpb=torch.zeros(2, 3, 3))
+        with pytest.raises(ShapeError, match="key must equal query's shape"):  # fewer heads for keys
+            functional.na2d(self.f, self.f[..., :1, :], self.f[..., :1, :], kernel_size=3)
+
+    @pytest.mark.parametrize("name", ["additional_keys", "additional_values"])
+    def test_additional_keys(self, name):
+        with pytest.raises(UnsupportedError, match=f"has no {name}: "):
+            functional.na2d(self.f, self.f, self.f, 3, **{name: self.f[:, :, 0]})
+        call, arguments = (
+            (functional.na2d_qk, (self.q, self.q))
+            if name == "additional_keys"
+            else (functional.na2d_av, (self.q, self.q))
+        )
+        with pytest.raises(UnsupportedError, match=f"has no {name}: "):
+            call(*arguments, 3, 1, self.q[:, :, 0])
+
+    def test_what_is_not_there(self):
+        with pytest.raises(UnsupportedError, match="return_lse"):
+            functional.na2d(self.f, self.f, self.f, 3, return_lse=True)
+
+    def test_arguments(self):
+        with pytest.raises(TypeError, match=r"dilation in NATTEN up to 0.17 and the stride since 0.20"):
+            functional.na2d(self.f, self.f, self.f, 3, 2)
+        with pytest.raises(TypeError, match="unknown arguments dilatoin"):
+            functional.na2d(self.f, self.f, self.f, 3, dilatoin=2)
+        with pytest.raises(TypeError, match="unknown arguments scale"):
+            functional.na2d(self.f, self.f, self.f, 3, attention_kwargs={"scale": 2.0})
+        for sizes, names in [((), {}), ((3, 1, 1), {}), ((3, 1), {"dilation": 1}), ((), {"kernel_size": 3})]:
+            with pytest.raises(TypeError, match="expected kernel_size and dilation, or the dilation alone"):
+                functional.natten2dqkrpb(self.q, self.q, torch.zeros(2, 5, 5), *sizes, **names)
+        with pytest.raises(TypeError, match="same dtype"):
+            functional.na2d_qk(self.q, self.q.double(), 3)
+        with pytest.raises(TypeError, match=r"query must be a torch\.Tensor"):
+            functional.na2d([[0.0]], self.f, self.f, 3)
