@@ -28,6 +28,9 @@ check: $(VENV)/dev.installed
 
 bench: $(VENV)/dev.installed
 	$(BIN)/python benchmarks/neighborhood.py
+	$(BIN)/python benchmarks/models.py
+	$(BIN)/python benchmarks/modules.py
+	$(BIN)/python benchmarks/fuse.py
 
 sanitize: $(VENV)/dev.installed
 	$(BIN)/python tests/sanitize.py

@@ -45,7 +45,8 @@ from regard.errors import (
     ShapeError,
     UnsupportedError,
 )
-from regard.models import MODELS, create_model, list_models, load_weights, save_weights
+from regard.models import MODELS, create_model, list_models, load_weights, register_with_timm, save_weights
+from regard.surgery import fuse
 
 try:
     __version__ = version("regard")
@@ -81,11 +82,13 @@ __all__ = [
     "decompositions",
     "efficient_additive_attention",
     "efficient_additive_weights",
+    "fuse",
     "list_models",
     "load_weights",
     "neighborhood_attention",
     "neighborhood_bias_index",
     "neighborhood_weights",
+    "register_with_timm",
     "save_weights",
     "separable_attention",
     "separable_weights",
