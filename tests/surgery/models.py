@@ -8,12 +8,12 @@ import transformers
 from torch import nn
 
 TIMM = {
-    "cait_xxs24_224": ({"depth": 3, "img_size": 64}, "TalkingHeadAttn", 5),
-    "swin_tiny_patch4_window7_224": ({"depths": (2, 2)}, "SwinTransformerBlock", 4),
+    "cait_xxs24_224": ({"depth": 3, "img_size": 64}, "TalkingHeadAttn", 10),
+    "swin_tiny_patch4_window7_224": ({"depths": (2, 2)}, "SwinTransformerBlock", 8),
     "swiftformer_xs": ({"layers": [2, 1, 1, 1]}, "EfficientAdditiveAttention", 4),
     "mobilevitv2_050": ({}, "LinearSelfAttention", 9),
-    "deit_tiny_patch16_224": ({"depth": 2, "img_size": 64}, "Attention", 2),
-    "vit_tiny_patch16_224": ({"depth": 2, "img_size": 64, "init_values": 0.1, "qk_norm": True}, "Attention", 2),
+    "deit_tiny_patch16_224": ({"depth": 2, "img_size": 64}, "Attention", 4),
+    "vit_tiny_patch16_224": ({"depth": 2, "img_size": 64, "init_values": 0.1, "qk_norm": True}, "Attention", 4),
 }
 VIT = {
     "image_size": 64,
@@ -30,7 +30,7 @@ HF = {
             image_size=100, embed_dim=24, depths=[2, 2], num_heads=[2, 3], window_size=7, num_labels=5
         ),
         "SwinLayer",
-        4,
+        8,
     ),
     "swiftformer": (
         transformers.SwiftFormerForImageClassification,
@@ -44,14 +44,14 @@ HF = {
         "MobileViTV2LinearSelfAttention",
         9,
     ),
-    "vit": (transformers.ViTForImageClassification, transformers.ViTConfig(**VIT), "ViTAttention", 2),
-    "deit": (transformers.DeiTForImageClassification, transformers.DeiTConfig(**VIT), "DeiTAttention", 2),
+    "vit": (transformers.ViTForImageClassification, transformers.ViTConfig(**VIT), "ViTAttention", 4),
+    "deit": (transformers.DeiTForImageClassification, transformers.DeiTConfig(**VIT), "DeiTAttention", 4),
 }
 MODELS = (*TIMM, *HF)
 
 
 def build(name):
-    """The model, the class that is replaced, and how often."""
+    """The model, a class that is replaced, and how many modules are."""
     torch.manual_seed(0)
     if name in TIMM:
         options, kind, times = TIMM[name]

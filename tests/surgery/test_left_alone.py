@@ -275,7 +275,8 @@ def test_ragged_grids_run_as_before():
     ).eval()
     fused = fuse(model)
     assert "no multiple of the window" in str(fused.fuse_report)
-    assert fused.fuse_report.difference == 0.0
+    blocks = [one for one in fused.fuse_report.replaced if one.module == "SwinTransformerBlock"]
+    assert [one.difference for one in blocks] == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("name", ["vit", "swin"])
@@ -284,7 +285,7 @@ def test_maps_of_transformers(name):
     eager = factory(copy.deepcopy(config)).eval()
     eager.set_attn_implementation("eager")
     report = fuse(eager).fuse_report
-    assert not report.replaced
+    assert all(one.module.endswith("MLP") for one in report.replaced)
     assert all("load it with 'sdpa'" in one.reason for one in report.left)
     eager.set_attn_implementation("sdpa")
     fused = fuse(animate(eager))

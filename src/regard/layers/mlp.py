@@ -7,6 +7,8 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
+from regard._dense import dense
+
 
 class Mlp(nn.Module):
     """Two dense layers with an activation between them, on the last axis.
@@ -39,4 +41,4 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform every token of `[..., C]`."""
-        return self.fc2(self.activation(self.fc1(x)))
+        return dense(self.fc2, dense(self.fc1, x, activation=self.activation))

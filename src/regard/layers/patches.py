@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from regard._dense import dense
+
 
 class PatchEmbed(nn.Module):
     """Cut images into square patches and project each: `[B, in_chans, H, W]` to `[B, H // p, W // p, C]`.
@@ -61,4 +63,4 @@ class PatchMerging(nn.Module):
             x = pad(x, (0, 0, 0, width % 2, 0, height % 2))
         x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # [B, H / 2, 2, W / 2, 2, C]
         x = x.permute(0, 1, 3, 4, 2, 5).flatten(3)  # [B, H / 2, W / 2, 4 * C]
-        return self.reduction(self.norm(x))
+        return dense(self.reduction, self.norm(x))

@@ -66,6 +66,7 @@ def _config(module: Any) -> str:  # noqa: ANN401
 _VIT = ("q_proj", "k_proj", "v_proj", "o_proj", "head_dim", "scaling", "attention_dropout", "config")
 _DINAT = ("query", "key", "value", "rpb", "kernel_size", "attention_head_size", "dropout")
 _HF = "transformers.models"
+_DENSE = "dense layers with their activation"
 
 RULES: tuple[Rule, ...] = (
     *(
@@ -152,6 +153,15 @@ RULES: tuple[Rule, ...] = (
         transformers.MobileViTV2LinearSelfAttention,
         ("qkv_proj", "out_proj", "attn_dropout", "embed_dim"),
         note=_dropout,
+    ),
+    Rule("timm.layers.mlp", "Mlp", _DENSE, timm.Mlp, ("fc1", "act", "drop1", "norm", "fc2", "drop2")),
+    *(
+        Rule(f"{_HF}.{module}", name, _DENSE, transformers.Mlp, ("fc1", "activation_fn", "fc2"))
+        for module, name in (
+            ("vit.modeling_vit", "ViTMLP"),
+            ("deit.modeling_deit", "DeiTMLP"),
+            ("swin.modeling_swin", "SwinMLP"),
+        )
     ),
     *(
         Rule(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from regard._dense import dense
 from regard.attention import efficient_additive_attention
 from regard.attention._pooling import TokenNorm
 from regard.surgery.adapters import Adapter, put_on
@@ -25,36 +25,19 @@ NAMES: Mapping[str, Mapping[str, str]] = {
 }
 
 
-class Dense(nn.Linear):
-    """A dense layer whose activation and residual are part of the product, where oneDNN can do so."""
-
-    def forward(
-        self, x: Tensor, *, act: Callable[[Tensor], Tensor] | None = None, residual: Tensor | None = None
-    ) -> Tensor:
-        """Compute act(layer(x)) or layer(x) + residual on `[B, H, W, C]`."""
-        if not _onednn_serves(x, self.weight) or (act is not None and not _is_gelu(act)):
-            x = super().forward(x)
-            x = x if act is None else act(x)
-            return x if residual is None else x + residual
-        product = torch.ops.mkldnn._linear_pointwise
-        if residual is None:
-            return product(x.contiguous(), self.weight, self.bias, "none" if act is None else "gelu", [], "none")
-        return product.binary(x.contiguous(), residual.contiguous(), self.weight, self.bias, "add")
-
-
 class ConvBlock(nn.Module):
     """Depth-wise convolution and two dense layers; norm and layer scale are part of them."""
 
     def __init__(self, block: nn.Module, names: Mapping[str, str]) -> None:
         super().__init__()
         self.dwconv = block.get_submodule(names["depthwise"])
-        self.pwconv1, self.pwconv2 = (_dense(block.get_submodule(names[name])) for name in ("first", "second"))
+        self.pwconv1, self.pwconv2 = (_linear(block.get_submodule(names[name])) for name in ("first", "second"))
         self.act = block.get_submodule("act")
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform `[B, C, H, W]`."""
-        hidden = self.pwconv1(self.dwconv(x).permute(0, 2, 3, 1), act=self.act)
-        return self.pwconv2(hidden, residual=x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        hidden = dense(self.pwconv1, self.dwconv(x).permute(0, 2, 3, 1), activation=self.act)
+        return dense(self.pwconv2, hidden, residual=x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class AttentionBlock(nn.Module):
@@ -64,20 +47,25 @@ class AttentionBlock(nn.Module):
         super().__init__()
         attn = block.attn
         self.local_representation = block.local_representation
-        self.to_query, self.to_key, self.w_g = _dense(attn.to_query), _dense(attn.to_key), attn.w_g
+        self.to_query, self.to_key, self.w_g = _linear(attn.to_query), _linear(attn.to_key), attn.w_g
         self.token_norm, self.scale_factor = token_norm, attn.scale_factor
-        self.from_query = _dense(attn.final)
+        self.from_query = _linear(attn.final)
         self.from_context = _chain(attn.proj, attn.final)
-        self.fc1, self.fc2, self.act = _dense(block.linear.fc1), _dense(block.linear.fc2), block.linear.act
+        self.fc1, self.fc2, self.act = _linear(block.linear.fc1), _linear(block.linear.fc2), block.linear.act
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform `[B, C, H, W]`."""
         x = self.local_representation(x).permute(0, 2, 3, 1)  # [B, H, W, C]
         context, unit_query = efficient_additive_attention(
-            self.to_query(x), self.to_key(x), self.w_g.squeeze(-1), token_norm=self.token_norm, scale=self.scale_factor
+            dense(self.to_query, x),
+            dense(self.to_key, x),
+            self.w_g.squeeze(-1),
+            token_norm=self.token_norm,
+            scale=self.scale_factor,
         )
-        x = self.from_context(context, residual=self.from_query(unit_query, residual=x))
-        return self.fc2(self.fc1(x, act=self.act), residual=x).permute(0, 3, 1, 2)
+        x = dense(self.from_context, context, residual=dense(self.from_query, unit_query, residual=x))
+        hidden = dense(self.fc1, x, activation=self.act)
+        return dense(self.fc2, hidden, residual=x).permute(0, 3, 1, 2)
 
 
 class OneHead(Adapter):
@@ -176,34 +164,21 @@ def _is_pointwise(layer: nn.Module) -> bool:
     return plain(layer, nn.Conv2d) and isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)
 
 
-def _dense(layer: Any) -> Dense:  # noqa: ANN401
+def _linear(layer: Any) -> nn.Linear:  # noqa: ANN401
     """Make a dense layer of one, or of a 1x1 convolution."""
     return _make(layer.weight.flatten(1), layer.bias)
 
 
-def _chain(first: nn.Linear, second: nn.Linear) -> Dense:
+def _chain(first: nn.Linear, second: nn.Linear) -> nn.Linear:
     """Multiply a dense layer with the one after it; the second's own bias stays with the query's way."""
     weight, matrix = first.weight.double(), second.weight.double()
     bias = matrix @ first.bias.double()
     return _make((matrix @ weight).to(first.weight.dtype), bias.to(first.weight.dtype))
 
 
-def _make(weight: Tensor, bias: Tensor | None) -> Dense:
-    layer = Dense(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+def _make(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
     layer.weight = nn.Parameter(weight.detach().clone())
     if bias is not None:
         layer.bias = nn.Parameter(bias.detach().clone())
     return layer
-
-
-def _is_gelu(act: object) -> bool:
-    return isinstance(act, nn.GELU) and act.approximate == "none"
-
-
-def _onednn_serves(x: Tensor, weight: Tensor) -> bool:
-    """Tell whether torch's private operator may run: it has no gradient, and compilers do this by themselves."""
-    if x.device.type != "cpu" or x.dtype != torch.float32 or not x.numel() or torch.compiler.is_compiling():
-        return False
-    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
-        return False
-    return not torch.is_autocast_enabled("cpu") and hasattr(torch.ops.mkldnn, "_linear_pointwise")

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from regard._dense import dense
 from regard.attention import (
     efficient_additive_attention,
     separable_attention,
@@ -23,12 +24,12 @@ class Attention(Adapter):
         """Attend over `[B, N, C]`."""
         if attn_mask is not None or is_causal:
             return super().forward(x, attn_mask, is_causal)
-        query, key, value = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
+        query, key, value = dense(self.qkv, x).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
         query, key = self.q_norm(query).to(value.dtype), self.k_norm(key).to(value.dtype)  # autocast norms in float32
         dropout_p = self.attn_drop.p if self.training else 0.0
         out = softmax_attention(query, key, value, scale=self.scale, dropout_p=dropout_p).flatten(-2)
         out = self.norm(out) if hasattr(self, "norm") else out
-        return self.proj_drop(self.proj(out))
+        return self.proj_drop(dense(self.proj, out))
 
 
 class ClassAttn(Adapter):
@@ -37,10 +38,12 @@ class ClassAttn(Adapter):
     def forward(self, x: Tensor) -> Tensor:
         """Attend from the first token, `[B, N, C]` to `[B, 1, C]`."""
         head_dim = x.shape[-1] // self.num_heads
-        query, key, value = (split_heads(one, head_dim) for one in (self.q(x[:, :1]), self.k(x), self.v(x)))
+        query, key, value = (
+            split_heads(one, head_dim) for one in (dense(self.q, x[:, :1]), dense(self.k, x), dense(self.v, x))
+        )
         dropout_p = self.attn_drop.p if self.training else 0.0
         out = softmax_attention(query, key, value, scale=self.scale, dropout_p=dropout_p)
-        return self.proj_drop(self.proj(out.flatten(-2)))
+        return self.proj_drop(dense(self.proj, out.flatten(-2)))
 
 
 class TalkingHeadAttn(Adapter):
@@ -50,7 +53,7 @@ class TalkingHeadAttn(Adapter):
         """Attend over `[B, N, C]`."""
         if self.training and self.attn_drop.p:
             return super().forward(x)
-        query, key, value = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
+        query, key, value = dense(self.qkv, x).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
         mixes = (self.proj_l.weight, self.proj_w.weight, self.proj_l.bias, self.proj_w.bias)
         logits_mix, weights_mix, logits_bias, weights_bias = (mix.to(query.dtype) for mix in mixes)
         out = talking_heads_attention(
@@ -63,7 +66,7 @@ class TalkingHeadAttn(Adapter):
             weights_bias=weights_bias,
             scale=self.scale,
         )
-        return self.proj_drop(self.proj(out.flatten(-2)))
+        return self.proj_drop(dense(self.proj, out.flatten(-2)))
 
 
 class SwinTransformerBlock(Adapter):
@@ -77,12 +80,12 @@ class SwinTransformerBlock(Adapter):
         ragged = any(length % size for length, size in zip(x.shape[1:3], self.window_size, strict=True))
         if ragged or (attn.training and attn.attn_drop.p):
             return super()._attn(x)  # type: ignore[misc]
-        query, key, value = attn.qkv(x).unflatten(-1, (3, attn.num_heads, -1)).unbind(-3)
+        query, key, value = dense(attn.qkv, x).unflatten(-1, (3, attn.num_heads, -1)).unbind(-3)
         bias = relative_bias(attn.relative_position_bias_table, self.window_size).to(query.dtype)
         out = window_attention(
             query, key, value, self.window_size, shift_size=self.shift_size, bias=bias, scale=attn.scale
         )
-        return attn.proj_drop(attn.proj(out.flatten(-2)))
+        return attn.proj_drop(dense(attn.proj, out.flatten(-2)))
 
 
 class EfficientAdditiveAttention(Adapter):
@@ -91,10 +94,19 @@ class EfficientAdditiveAttention(Adapter):
     def forward(self, x: Tensor) -> Tensor:
         """Attend over `[B, C, H, W]`."""
         grid = x.permute(0, 2, 3, 1)  # [B, H, W, C]
-        query = self.to_query(grid)
+        query = dense(self.to_query, grid)
         weight = self.w_g.squeeze(-1).to(query.dtype)
-        out, unit_query = efficient_additive_attention(query, self.to_key(grid), weight, scale=self.scale_factor)
-        return self.final(self.proj(out) + unit_query).permute(0, 3, 1, 2)
+        out, unit_query = efficient_additive_attention(query, dense(self.to_key, grid), weight, scale=self.scale_factor)
+        return dense(self.final, dense(self.proj, out, residual=unit_query)).permute(0, 3, 1, 2)
+
+
+class Mlp(Adapter):
+    """The dense layers around an activation, in timm's transformer blocks."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform every token of `[..., C]`."""
+        x = self.norm(self.drop1(dense(self.fc1, x, activation=self.act)))
+        return self.drop2(dense(self.fc2, x))
 
 
 class LinearSelfAttention(Adapter):

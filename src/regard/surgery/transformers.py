@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from regard._dense import dense
 from regard.attention import (
     efficient_additive_attention,
     neighborhood_attention,
@@ -30,7 +31,18 @@ class ViTAttention(Adapter):
         query, key, value = _project(self, hidden_states)
         dropout_p = self.attention_dropout if self.training else 0.0
         out = softmax_attention(query, key, value, scale=self.scaling, dropout_p=dropout_p)
-        return self.o_proj(out.flatten(-2)), None
+        return dense(self.o_proj, out.flatten(-2)), None
+
+
+class Mlp(Adapter):
+    """`ViTMLP`, `DeiTMLP` and `SwinMLP`."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Transform every token of `[..., C]`."""
+        activation: Any = self.activation_fn
+        if type(activation).__name__ == "GELUActivation":
+            activation = activation.act  # the function that it wraps
+        return dense(self.fc2, dense(self.fc1, hidden_states, activation=activation))
 
 
 class SwinLayer(Adapter):
@@ -62,7 +74,7 @@ class SwinLayer(Adapter):
         out = window_attention(
             query, key, value, window, shift_size=self.shift_size, bias=bias, scale=attention.scaling
         )
-        out = self.dropout(attention.o_proj(crop_grid(out, input_dimensions).flatten(-2)))
+        out = self.dropout(dense(attention.o_proj, crop_grid(out, input_dimensions).flatten(-2)))
         hidden_states = hidden_states + self.drop_path(out.flatten(1, 2))
         return hidden_states + self.dropout(self.mlp(self.layernorm_after(hidden_states))), None
 
@@ -72,11 +84,15 @@ class SwiftFormerEfficientAdditiveAttention(Adapter):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend over `[B, N, C]`."""
-        query = self.to_query(x)
+        query = dense(self.to_query, x)
         out, unit_query = efficient_additive_attention(
-            query, self.to_key(x), self.w_g.squeeze(-1).to(query.dtype), token_norm="ones", scale=self.scale_factor
+            query,
+            dense(self.to_key, x),
+            self.w_g.squeeze(-1).to(query.dtype),
+            token_norm="ones",
+            scale=self.scale_factor,
         )
-        return self.final(self.proj(out) + unit_query)
+        return dense(self.final, dense(self.proj, out, residual=unit_query))
 
 
 class MobileViTV2LinearSelfAttention(Adapter):
@@ -96,7 +112,7 @@ class NeighborhoodAttention(Adapter):
         """Attend over `[B, H, W, C]`."""
         if output_attentions or (self.training and self.dropout.p):
             return super().forward(hidden_states, output_attentions)
-        projected = (self.query(hidden_states), self.key(hidden_states), self.value(hidden_states))
+        projected = (dense(layer, hidden_states) for layer in (self.query, self.key, self.value))
         query, key, value = (split_heads(one, self.attention_head_size) for one in projected)
         dilation = getattr(self, "dilation", 1)  # Nat has none
         out = neighborhood_attention(
@@ -112,4 +128,4 @@ def asks_for_weights(config: Any, options: dict[str, object]) -> bool:  # noqa: 
 
 def _project(attention: Any, x: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401
     layers = (attention.q_proj, attention.k_proj, attention.v_proj)
-    return tuple(split_heads(layer(x), attention.head_dim) for layer in layers)
+    return tuple(split_heads(dense(layer, x), attention.head_dim) for layer in layers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from regard._dense import dense
 from regard.attention import _checks
 from regard.attention._mechanism import Backend, choose_backend
 from regard.attention.additive.function import additive_attention
@@ -56,17 +57,17 @@ class AdditiveAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Attend over a grid, `[B, *grid, C]` to the same shape."""
         _checks.check_input(x, (3, 4, 5), "[B, *grid, C] with a grid of 1, 2 or 3 axes", self.query.weight)
-        query = self.query(x)
+        query = dense(self.query, x)
         out = additive_attention(
             query.unflatten(-1, (self.num_heads, self.head_dim)),
-            self.key(x).unflatten(-1, (self.num_heads, self.head_dim)),
+            dense(self.key, x).unflatten(-1, (self.num_heads, self.head_dim)),
             self.query_att.weight.to(query.dtype),
             self.key_att.weight.to(query.dtype),
             query_bias=self.query_att.bias.to(query.dtype),
             key_bias=self.key_att.bias.to(query.dtype),
             backend=self.backend,
         )
-        return self.proj_drop(self.transform(out.flatten(-2)) + query)
+        return self.proj_drop(dense(self.transform, out.flatten(-2), residual=query))
 
     def extra_repr(self) -> str:
         """Name what the parameters' shapes do not tell."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from regard._dense import dense
 from regard.attention import _checks
 from regard.attention._mechanism import Backend, choose_backend
 from regard.attention._pooling import TokenNorm
@@ -61,16 +62,16 @@ class EfficientAdditiveAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Attend over a grid, `[B, *grid, in_dims]` to `[B, *grid, token_dim]`."""
         _checks.check_input(x, (3, 4, 5), LAYOUT, self.to_query.weight)
-        query = self.to_query(x)
+        query = dense(self.to_query, x)
         out, unit_query = efficient_additive_attention(
             query,
-            self.to_key(x),
+            dense(self.to_key, x),
             self.w_g.squeeze(-1).to(query.dtype),
             token_norm=self.token_norm,
             scale=self.scale_factor,
             backend=self.backend,
         )
-        return self.final(self.proj(out) + unit_query)
+        return dense(self.final, dense(self.proj, out, residual=unit_query))
 
     def extra_repr(self) -> str:
         """Name what the parameters' shapes do not tell."""

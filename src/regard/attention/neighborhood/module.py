@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from regard._dense import dense
 from regard.attention import _checks
 from regard.attention._grid import crop_grid, pad_grid
 from regard.attention._mechanism import Backend, choose_backend
@@ -63,7 +64,7 @@ class _NeighborhoodAttention(nn.Module):
         grid = x.shape[1:-1]
         if self.small_grid == "pad":  # before the projection: a padded key is the projection's bias
             x = pad_grid(x, [kernel * step for kernel, step in zip(self.kernel_size, self.dilation, strict=True)])
-        query, key, value = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(-3)
+        query, key, value = dense(self.qkv, x).unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(-3)
         out = neighborhood_attention(
             query,
             key,
@@ -76,7 +77,7 @@ class _NeighborhoodAttention(nn.Module):
             dropout_p=self.attn_drop if self.training else 0.0,
             backend=self.backend,
         )
-        out = self.proj(crop_grid(out, grid).flatten(-2))  # [B, *grid, C]
+        out = dense(self.proj, crop_grid(out, grid).flatten(-2))  # [B, *grid, C]
         return self.proj_drop(out)
 
     def extra_repr(self) -> str:

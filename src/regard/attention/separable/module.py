@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from regard._dense import EvenLinear, dense
 from regard.attention import _checks
-from regard.attention._linear import EvenLinear
 from regard.attention._mechanism import Backend, choose_backend
 from regard.attention.separable.function import LAYOUT, separable_attention
 
@@ -67,7 +67,7 @@ class SeparableAttention(nn.Module):
         """
         _checks.check_input(x, (3, 4, 5), LAYOUT, self.qkv_proj.weight)
         if x_prev is None:
-            query, key, value = self.qkv_proj(x).split([1, self.dim, self.dim], -1)
+            query, key, value = dense(self.qkv_proj, x).split([1, self.dim, self.dim], -1)
         else:
             _checks.check_input(x_prev, (3, 4, 5), LAYOUT, self.qkv_proj.weight)
             query, key, value = self._project_two(x, x_prev)
@@ -79,7 +79,7 @@ class SeparableAttention(nn.Module):
             dropout_p=self.attn_drop if self.training else 0.0,
             backend=self.backend,
         )
-        return self.proj_drop(self.out_proj(out))
+        return self.proj_drop(dense(self.out_proj, out))
 
     def _project_two(self, x: Tensor, x_prev: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         rows = [1 + self.dim, self.dim]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from regard._dense import dense
 from regard.attention import _checks
 from regard.attention._mechanism import Backend, choose_backend
 from regard.attention.softmax.function import softmax_attention
@@ -77,7 +78,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Attend over a grid, `[B, *grid, C]` to the same shape."""
         _checks.check_input(x, (3, 4, 5), "[B, *grid, C] with a grid of 1, 2 or 3 axes", self.qkv.weight)
-        qkv = self.qkv(x)
+        qkv = dense(self.qkv, x)
         query, key, value = qkv.view(*x.shape[:-1], 3, self.num_heads, self.head_dim).unbind(-3)
         if self.qk_norm:  # autocast runs norms in float32
             query, key = self.q_norm(query).to(value.dtype), self.k_norm(key).to(value.dtype)
@@ -90,7 +91,7 @@ class Attention(nn.Module):
             dropout_p=self.attn_drop if self.training else 0.0,
             backend=self.backend,
         )
-        return self.proj_drop(self.proj(out.flatten(-2)))
+        return self.proj_drop(dense(self.proj, out.flatten(-2)))
 
     def extra_repr(self) -> str:
         """Name what the parameters' shapes do not tell."""
@@ -146,11 +147,11 @@ class ClassAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Attend from the first token to all, `[B, N, C]` to `[B, 1, C]`."""
         _checks.check_input(x, (3,), "[B, N, C]", self.q.weight)
-        projected = (self.q(x[:, :1]), self.k(x), self.v(x))
+        projected = (dense(self.q, x[:, :1]), dense(self.k, x), dense(self.v, x))
         query, key, value = (tensor.unflatten(-1, (self.num_heads, self.head_dim)) for tensor in projected)
         dropout_p = self.attn_drop if self.training else 0.0
         out = softmax_attention(query, key, value, dropout_p=dropout_p, backend=self.backend)
-        return self.proj_drop(self.proj(out.flatten(-2)))
+        return self.proj_drop(dense(self.proj, out.flatten(-2)))
 
     def extra_repr(self) -> str:
         """Name what the parameters' shapes do not tell."""

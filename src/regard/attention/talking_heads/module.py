@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from regard._dense import dense
 from regard.attention import _checks
 from regard.attention._mechanism import Backend, choose_backend
 from regard.attention.talking_heads.function import talking_heads_attention
@@ -67,7 +68,7 @@ class TalkingHeadsAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Attend over a grid, `[B, *grid, C]` to the same shape."""
         _checks.check_input(x, (3, 4, 5), "[B, *grid, C] with a grid of 1, 2 or 3 axes", self.qkv.weight)
-        heads = self.qkv(x).unflatten(-1, (-1, self.head_dim))  # [B, *grid, 2 * h_k + h_v, hd]
+        heads = dense(self.qkv, x).unflatten(-1, (-1, self.head_dim))  # [B, *grid, 2 * h_k + h_v, hd]
         query, key, value = heads.split((self.num_heads_qk, self.num_heads_qk, self.num_heads_v), dim=-2)
         mixes = (self.proj_l.weight, self.proj_w.weight, self.proj_l.bias, self.proj_w.bias)
         logits_mix, weights_mix, logits_bias, weights_bias = (
@@ -84,7 +85,7 @@ class TalkingHeadsAttention(nn.Module):
             dropout_p=self.attn_drop if self.training else 0.0,
             backend=self.backend,
         )
-        return self.proj_drop(self.proj(out.flatten(-2)))
+        return self.proj_drop(dense(self.proj, out.flatten(-2)))
 
     def extra_repr(self) -> str:
         """Name what the parameters' shapes do not tell."""

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from regard._dense import dense
 from regard.attention import _checks
 from regard.attention._grid import crop_grid, pad_grid
 from regard.attention._mechanism import Backend, choose_backend
@@ -81,7 +82,7 @@ class WindowAttention(nn.Module):
         grid = x.shape[1:-1]
         check_small_grid(grid, self.window_size, self.small_grid)
         x = pad_grid(x, whole_windows(grid, self.window_size))  # before the projection: a padded key is its bias
-        query, key, value = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(-3)
+        query, key, value = dense(self.qkv, x).unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(-3)
         out = window_attention(
             query,
             key,
@@ -92,7 +93,7 @@ class WindowAttention(nn.Module):
             dropout_p=self.attn_drop if self.training else 0.0,
             backend=self.backend,
         )
-        out = self.proj(crop_grid(out, grid).flatten(-2))  # [B, *grid, C]
+        out = dense(self.proj, crop_grid(out, grid).flatten(-2))  # [B, *grid, C]
         return self.proj_drop(out)
 
     def relative_bias(self) -> Tensor:

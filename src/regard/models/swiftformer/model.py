@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
+from regard._dense import dense
 from regard.attention import EfficientAdditiveAttention
 from regard.layers import DropPath, LayerScale, Stage, drop_path_rates
 from regard.models._backbone import Backbone, initialise, pyramid
@@ -127,7 +128,7 @@ class ConvBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Transform `[B, C, H, W]`."""
         local = self.norm(self.dwconv(x)).permute(0, 2, 3, 1)  # [B, H, W, C]
-        local = self.layer_scale(self.pwconv2(gelu(self.pwconv1(local))))
+        local = self.layer_scale(dense(self.pwconv2, dense(self.pwconv1, local, activation=gelu)))
         return x + self.drop_path(local.permute(0, 3, 1, 2))
 
 
@@ -163,7 +164,7 @@ class BatchNormMlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Transform every token."""
         x = self.norm1(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return self.fc2(gelu(self.fc1(x)))
+        return dense(self.fc2, dense(self.fc1, x, activation=gelu))
 
 
 def _stem(in_chans: int, dim: int, strides: tuple[int, int]) -> nn.Sequential:

@@ -1,0 +1,153 @@
+"""Dense layers in one call of oneDNN: the same numbers, and PyTorch's own path wherever somebody could tell."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.autograd import forward_ad
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations
+from torch.utils.flop_counter import FlopCounterMode
+
+from regard import _dense
+from regard._dense import EvenLinear, dense
+
+CALLS = {
+    "alone": {},
+    "gelu": {"activation": F.gelu},
+    "gelu module": {"activation": nn.GELU()},
+    "tanh gelu": {"activation": nn.GELU("tanh")},
+    "silu": {"activation": nn.SiLU()},
+    "residual": {"residual": torch.randn(2, 9, 33)},
+}
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """Which calls went to oneDNN."""
+    answers = []
+    serves = _dense._onednn_serves
+
+    def listen(*args):
+        answers.append(serves(*args))
+        return answers[-1]
+
+    monkeypatch.setattr(_dense, "_onednn_serves", listen)
+    return answers
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kind", [nn.Linear, EvenLinear])
+@pytest.mark.parametrize("call", CALLS)
+def test_is_the_layer_and_what_follows(call, kind, bias, served):
+    layer, x = kind(20, 33, bias=bias), torch.randn(2, 20, 9).mT
+    options = CALLS[call]
+    expected = F.linear(x.double(), layer.weight.double(), layer.bias.double() if bias else None)
+    expected = options.get("activation", lambda y: y)(expected) + options.get("residual", torch.zeros(()))
+    for context in (torch.no_grad, torch.inference_mode, torch.enable_grad):
+        with context():
+            out = dense(layer, x, **options)
+        assert (out - expected).abs().max() <= 4e-6
+        assert out.requires_grad == (context is torch.enable_grad)
+    assert served == [True, True, False]
+
+
+def spectral(layer):
+    return parametrizations.spectral_norm(layer)
+
+
+def hooked(layer):
+    layer.register_forward_hook(lambda module, args, output: output + 1)
+    return layer
+
+
+def replaced(layer):
+    layer.forward = lambda x: F.linear(x, layer.weight) * 2
+    return layer
+
+
+def derived(layer):
+    class Twice(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    layer.__class__ = Twice
+    return layer
+
+
+@pytest.mark.parametrize("change", [spectral, hooked, replaced, derived, lambda layer: nn.Sequential(layer, nn.ReLU())])
+def test_what_others_did_to_a_layer_counts(change, served):
+    layer, x = change(nn.Linear(20, 33)).eval(), torch.randn(2, 9, 20)
+    with torch.no_grad():
+        assert torch.equal(dense(layer, x), layer(x))
+    assert served == [False]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_other_types_are_pytorchs(dtype, served):
+    layer, x = nn.Linear(20, 33, dtype=dtype), torch.randn(2, 9, 20, dtype=dtype)
+    with torch.no_grad():
+        assert torch.equal(dense(layer, x, activation=F.gelu), F.gelu(layer(x)))
+    assert served == [False]
+
+
+@pytest.mark.parametrize("shape", [(20,), (0, 20), (2, 0, 20)])
+def test_few_tokens(shape):
+    layer, x = nn.Linear(20, 33), torch.randn(shape)
+    with torch.no_grad():
+        torch.testing.assert_close(dense(layer, x), layer(x))
+
+
+def test_wrong_shapes_fail_as_the_layer_does():
+    layer = nn.Linear(20, 33)
+    with torch.no_grad():
+        for x in (torch.randn(2, 19), torch.randn(2, 40)):
+            with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+                dense(layer, x)
+
+
+@pytest.mark.filterwarnings("ignore:TF32", "ignore:.*torch.jit")  # flags() sets all of them
+@torch.no_grad()
+def test_transforms_see_the_layer(served):
+    layer, x = nn.Linear(20, 33).requires_grad_(False), torch.randn(5, 9, 20)
+    expected = layer(x)
+    torch.testing.assert_close(torch.func.vmap(lambda one: dense(layer, one))(x), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert dense(layer, x).dtype == torch.bfloat16
+    with FlopCounterMode(display=False) as counter:
+        dense(layer, x)
+    assert counter.get_total_flops() == 2 * 45 * 20 * 33
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert torch.equal(dense(layer, x), expected)
+    with forward_ad.dual_level():
+        out = dense(layer, forward_ad.make_dual(x, torch.ones_like(x)))
+        torch.testing.assert_close(forward_ad.unpack_dual(out).tangent, layer.weight.sum(1).expand_as(expected))
+    traced = torch.jit.trace(lambda one: dense(layer, one), x, check_trace=False)
+    assert "mkldnn" not in str(traced.graph)
+    assert served and not any(served)
+
+
+def test_trained_parts_keep_their_gradients():
+    layer, x = nn.Linear(20, 33).requires_grad_(False), torch.randn(2, 9, 20)
+    for part in (layer.weight, layer.bias, x):
+        part.requires_grad_()
+        dense(layer, x, activation=F.gelu).sum().backward()
+        assert part.grad is not None
+        part.requires_grad_(False)
+    residual = torch.randn(2, 9, 33, requires_grad=True)
+    dense(layer, x, residual=residual).sum().backward()
+    assert torch.equal(residual.grad, torch.ones_like(residual))
+
+
+@torch.no_grad()
+def test_residuals_of_other_shapes_and_types():
+    layer, x = nn.Linear(20, 33), torch.randn(2, 9, 20)
+    for residual in (torch.randn(33), torch.randn(2, 9, 33, dtype=torch.float64), torch.randn(4, 1, 9, 33)):
+        torch.testing.assert_close(dense(layer, x, residual=residual), layer(x) + residual)
+
+
+def test_copies_compute_alike():
+    layer, x = nn.Linear(20, 33), torch.randn(2, 9, 20)
+    with torch.no_grad():
+        assert torch.equal(dense(copy.deepcopy(layer), x), dense(layer, x))
