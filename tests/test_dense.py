@@ -1,6 +1,7 @@
 """Dense layers in one call of oneDNN: the same numbers, and PyTorch's own path wherever somebody could tell."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch.nn.utils import parametrizations
 from torch.utils.flop_counter import FlopCounterMode
 
 from regard import _dense
-from regard._dense import EvenLinear, dense
+from regard._dense import EvenLinear, PackedLinear, dense
 
 CALLS = {
     "alone": {},
@@ -38,7 +39,7 @@ def served(monkeypatch):
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("kind", [nn.Linear, EvenLinear])
+@pytest.mark.parametrize("kind", [nn.Linear, EvenLinear, PackedLinear])
 @pytest.mark.parametrize("call", CALLS)
 def test_is_the_layer_and_what_follows(call, kind, bias, served):
     layer, x = kind(20, 33, bias=bias), torch.randn(2, 20, 9).mT
@@ -46,11 +47,12 @@ def test_is_the_layer_and_what_follows(call, kind, bias, served):
     expected = F.linear(x.double(), layer.weight.double(), layer.bias.double() if bias else None)
     expected = options.get("activation", lambda y: y)(expected) + options.get("residual", torch.zeros(()))
     for context in (torch.no_grad, torch.inference_mode, torch.enable_grad):
+        served.clear()
         with context():
             out = dense(layer, x, **options)
+        assert served[0] == (context is not torch.enable_grad)
         assert (out - expected).abs().max() <= 4e-6
         assert out.requires_grad == (context is torch.enable_grad)
-    assert served == [True, True, False]
 
 
 def spectral(layer):
@@ -151,3 +153,40 @@ def test_copies_compute_alike():
     layer, x = nn.Linear(20, 33), torch.randn(2, 9, 20)
     with torch.no_grad():
         assert torch.equal(dense(copy.deepcopy(layer), x), dense(layer, x))
+
+
+@torch.no_grad()
+def test_packed_weights_follow_their_weights():
+    layer, x = PackedLinear(768, 192), torch.randn(1, 196, 768)
+    assert list(layer.state_dict()) == ["weight", "bias"]
+    for change in (
+        lambda: layer.weight.mul_(2),
+        lambda: layer.load_state_dict(nn.Linear(768, 192).state_dict()),
+        lambda: setattr(layer, "weight", nn.Parameter(torch.randn(192, 768))),
+        layer.requires_grad_,
+        layer.share_memory,
+    ):
+        layer(x)
+        change()
+        for tokens in (x, x[:, :7], x.expand(3, -1, -1)):
+            torch.testing.assert_close(layer(tokens), F.linear(tokens, layer.weight, layer.bias), rtol=1e-4, atol=1e-4)
+
+
+def test_packed_layers_travel():
+    layer, x = PackedLinear(768, 192), torch.randn(1, 196, 768)
+    with torch.no_grad():
+        expected = layer(x)
+        for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+            assert type(other) is PackedLinear and not [name for name in vars(other) if "packed" in name]
+            assert torch.equal(other(x), expected)
+        assert layer.double()(x.double()).dtype == torch.float64
+    with torch.inference_mode():
+        torch.testing.assert_close(PackedLinear(20, 33)(torch.ones(2, 20)).shape, torch.Size([2, 33]))
+
+
+def test_packed_layers_compile_and_learn():
+    layer, x = PackedLinear(20, 33), torch.randn(4, 20)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(layer, backend="eager", fullgraph=True)(x), layer(x))
+    layer(x).sum().backward()
+    assert layer.weight.grad is not None

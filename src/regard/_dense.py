@@ -8,6 +8,7 @@ so it serves inference only.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,21 +58,60 @@ def dense(
     """
     if _onednn_serves(layer, x, residual) and (activation is None or _is_gelu(activation)):
         assert isinstance(layer, nn.Linear)
-        product = torch.ops.mkldnn._linear_pointwise
-        x = x.contiguous()
-        if residual is not None:
-            out: Tensor = product.binary(x, residual.contiguous(), layer.weight, layer.bias, "add")
-        else:
-            out = product(x, layer.weight, layer.bias, "none" if activation is None else "gelu", [], "none")
-        return out
-    out = layer(x)
+        return _product(layer, x.contiguous(), activation, residual)
+    out: Tensor = layer(x)
     out = out if activation is None else activation(out)
     return out if residual is None else out + residual
 
 
+class PackedLinear(nn.Linear):
+    """A dense layer for inference that keeps its weight a second time, laid out as oneDNN's product reads it.
+
+    Its state dict is that of `nn.Linear`; the second copy is made by the first call, for that call's number of tokens,
+    and again when the weight has changed (but not if it was changed through `.data`, which nobody can see).
+
+    Example:
+        >>> layer = PackedLinear(768, 192)
+        >>> with torch.no_grad():
+        ...     layer(torch.randn(1, 196, 768)).shape
+        torch.Size([1, 196, 192])
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform `[..., in_features]`."""
+        return _product(self, x.contiguous()) if _onednn_serves(self, x, None) else super().forward(x)
+
+    def packed(self, tokens: int) -> Tensor:
+        """Return the weight as oneDNN reads it; `tokens` is for how many the layout is chosen."""
+        state = (self.weight.data_ptr(), self.weight._version)
+        if vars(self).get("_packed_from") != state:
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), tokens)
+            self._packed_from = state
+        return self._packed
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what can be made again: oneDNN's layouts are those of a machine."""
+        return {key: value for key, value in vars(self).items() if not key.startswith("_packed")}
+
+
+def _product(
+    layer: nn.Linear, x: Tensor, activation: Activation | None = None, residual: Tensor | None = None
+) -> Tensor:
+    weight: Tensor = layer.weight
+    if isinstance(layer, PackedLinear) and not weight.is_inference():  # inference tensors have no version
+        weight = layer.packed(x.numel() // x.shape[-1])
+    product = torch.ops.mkldnn._linear_pointwise
+    out: Tensor
+    if residual is not None:
+        out = product.binary(x, residual.contiguous(), weight, layer.bias, "add")
+    else:
+        out = product(x, weight, layer.bias, "none" if activation is None else "gelu", [], "none")
+    return out
+
+
 def _onednn_serves(layer: nn.Module, x: Tensor, residual: Tensor | None) -> bool:
     """Tell whether torch's private operator may stand for a layer's call: nobody differentiates, listens or traces."""
-    if type(layer) not in (nn.Linear, EvenLinear) or torch.compiler.is_compiling():
+    if type(layer) not in (nn.Linear, EvenLinear, PackedLinear) or torch.compiler.is_compiling():
         return False
     if _is_transformed() or _is_heard(layer):
         return False

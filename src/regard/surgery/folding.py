@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from regard._dense import PackedLinear
 from regard.surgery import swiftformer
 from regard.surgery.adapters import Adapter, put_on
 from regard.surgery.affine import affine_of, after, listened, plain
@@ -61,7 +62,7 @@ CAIT_BLOCKS = {"LayerScaleBlock": LayerScaleBlock, "LayerScaleBlockClassAttn": L
 
 @torch.no_grad()
 def fold(model: nn.Module) -> tuple[Folded, ...]:
-    """Fold the layers of a model in evaluation mode, in place; its parameters must be its own."""
+    """Fold the layers of a model in evaluation mode in place, and pack dense ones; its parameters must be its own."""
     sharing = Sharing(model)
     folded: list[Folded] = []
     for path, module, closed in list(walk(model)):
@@ -70,7 +71,14 @@ def fold(model: nn.Module) -> tuple[Folded, ...]:
     if swiftformer.is_ours(model):
         folded += swiftformer.restructure(model, sharing)
         model.to(memory_format=torch.channels_last)
+    for _, module, closed in walk(model):
+        if not closed and type(module) is nn.Linear and not listened(module) and _on_cpu(module.weight):
+            module.__class__ = PackedLinear
     return tuple(folded)
+
+
+def _on_cpu(weight: Tensor) -> bool:
+    return type(weight) is nn.Parameter and weight.dtype == torch.float32 and weight.device.type == "cpu"
 
 
 def _fold_one(module: nn.Module) -> Iterator[tuple[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from regard._dense import dense
@@ -47,7 +48,7 @@ class AttentionBlock(nn.Module):
         super().__init__()
         attn = block.attn
         self.local_representation = block.local_representation
-        self.to_query, self.to_key, self.w_g = _linear(attn.to_query), _linear(attn.to_key), attn.w_g
+        self.to_query_key, self.w_g = _stack(attn.to_query, attn.to_key), attn.w_g
         self.token_norm, self.scale_factor = token_norm, attn.scale_factor
         self.from_query = _linear(attn.final)
         self.from_context = _chain(attn.proj, attn.final)
@@ -56,12 +57,9 @@ class AttentionBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Transform `[B, C, H, W]`."""
         x = self.local_representation(x).permute(0, 2, 3, 1)  # [B, H, W, C]
+        query, key = dense(self.to_query_key, x).chunk(2, -1)
         context, unit_query = efficient_additive_attention(
-            dense(self.to_query, x),
-            dense(self.to_key, x),
-            self.w_g.squeeze(-1),
-            token_norm=self.token_norm,
-            scale=self.scale_factor,
+            query, key, self.w_g.squeeze(-1), token_norm=self.token_norm, scale=self.scale_factor
         )
         x = dense(self.from_context, context, residual=dense(self.from_query, unit_query, residual=x))
         hidden = dense(self.fc1, x, activation=self.act)
@@ -167,6 +165,15 @@ def _is_pointwise(layer: nn.Module) -> bool:
 def _linear(layer: Any) -> nn.Linear:  # noqa: ANN401
     """Make a dense layer of one, or of a 1x1 convolution."""
     return _make(layer.weight.flatten(1), layer.bias)
+
+
+def _stack(first: nn.Linear, second: nn.Linear) -> nn.Linear:
+    """Make one dense layer of two that read the same."""
+    layers = (first, second)
+    biases: list[Tensor] = [
+        layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias for layer in layers
+    ]
+    return _make(torch.cat((first.weight, second.weight)), torch.cat(biases))
 
 
 def _chain(first: nn.Linear, second: nn.Linear) -> nn.Linear:
