@@ -6,7 +6,7 @@ import io
 import pytest
 import torch
 
-from regard._dense import PackedLinear
+from regard._onednn import Packed
 from regard.surgery import FuseReport, fuse
 from tests.surgery.models import MODELS, build, image, logits
 
@@ -98,8 +98,8 @@ def test_inference_folds_and_agrees(case):
     name, model, _, _, _ = case
     state = copy.deepcopy(model.state_dict())
     folded = fuse(model, inference=True)
-    packed = sum(isinstance(module, PackedLinear) for module in folded.modules())
-    assert [note.split(" dense layers")[0] for note in folded.fuse_report.notes] == [str(packed)] * bool(packed)
+    packed = sum(isinstance(module, Packed) for module in folded.modules())
+    assert [note.split(" layers")[0] for note in folded.fuse_report.notes] == [str(packed)] * bool(packed)
     x = image(name)
     with torch.inference_mode():
         assert relative(logits(folded, x), logits(model, x)) <= 1e-5

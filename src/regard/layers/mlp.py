@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
-from regard._dense import dense
+from regard._onednn import dense
 
 
 class Mlp(nn.Module):

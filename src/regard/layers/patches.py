@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from regard._dense import dense
+from regard._onednn import dense
 
 
 class PatchEmbed(nn.Module):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from regard._dense import PackedLinear
+from regard._onednn import Packed, PackedConv2d, PackedLinear
 from regard.surgery import swiftformer
 from regard.surgery.adapters import Adapter, put_on
 from regard.surgery.affine import affine_of, after, listened, plain
@@ -34,6 +34,7 @@ PAIRS = (
         "transformers.models.mobilevitv2.modeling_mobilevitv2", "MobileViTV2ConvLayer", "convolution", "normalization"
     ),
 )
+PACKED: dict[type[nn.Module], type[Packed]] = {nn.Linear: PackedLinear, nn.Conv2d: PackedConv2d}
 VIT_SCALES = (("ls1", "attn.proj"), ("ls2", "mlp.fc2"))
 """Layer scales of timm's transformer blocks, and the dense layers whose outputs they scale."""
 CAIT_SCALES = (("gamma_1", "attn.proj"), ("gamma_2", "mlp.fc2"))
@@ -62,7 +63,7 @@ CAIT_BLOCKS = {"LayerScaleBlock": LayerScaleBlock, "LayerScaleBlockClassAttn": L
 
 @torch.no_grad()
 def fold(model: nn.Module) -> tuple[Folded, ...]:
-    """Fold the layers of a model in evaluation mode in place, and pack dense ones; its parameters must be its own."""
+    """Fold the layers of a model in evaluation mode in place, and pack what is left; its parameters must be its own."""
     sharing = Sharing(model)
     folded: list[Folded] = []
     for path, module, closed in list(walk(model)):
@@ -72,12 +73,13 @@ def fold(model: nn.Module) -> tuple[Folded, ...]:
         folded += swiftformer.restructure(model, sharing)
         model.to(memory_format=torch.channels_last)
     for _, module, closed in walk(model):
-        if not closed and type(module) is nn.Linear and not listened(module) and _on_cpu(module.weight):
-            module.__class__ = PackedLinear
+        packed = PACKED.get(type(module))
+        if packed and not closed and not listened(module) and _on_cpu(module.weight):
+            module.__class__ = packed
     return tuple(folded)
 
 
-def _on_cpu(weight: Tensor) -> bool:
+def _on_cpu(weight: object) -> bool:
     return type(weight) is nn.Parameter and weight.dtype == torch.float32 and weight.device.type == "cpu"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from regard._dense import PackedLinear
+from regard._onednn import Packed
 from regard.surgery import checking
 from regard.surgery.adapters import put_on, take_off
 from regard.surgery.checking import Example
@@ -110,9 +110,9 @@ class Surgery:
             folded = copy.deepcopy(self.model).eval()
             note = f"foldings were rolled back: outputs would differ by {difference:.1e} of the largest"
             what, difference, report = (), report.difference, replace(report, notes=(note,))
-        packed = sum(isinstance(module, PackedLinear) for module in folded.modules())
+        packed = sum(isinstance(module, Packed) for module in folded.modules())
         if packed:
-            note = f"{packed} dense layers keep their weights a second time, as oneDNN reads them"
+            note = f"{packed} layers keep their weights a second time, as oneDNN reads them"
             report = replace(report, notes=(*report.notes, note))
         report = replace(report, folded=tuple(what), difference=difference)
         if not inplace:

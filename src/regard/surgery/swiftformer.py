@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regard._dense import dense
+from regard._onednn import dense
 from regard.attention import efficient_additive_attention
 from regard.attention._pooling import TokenNorm
 from regard.surgery.adapters import Adapter, put_on

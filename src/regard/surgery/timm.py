@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from regard._dense import dense
+from regard._onednn import dense
 from regard.attention import (
     efficient_additive_attention,
     separable_attention,

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from regard._dense import dense
+from regard._onednn import dense
 from regard.attention import _checks
 from regard.attention._grid import crop_grid, pad_grid
 from regard.attention._mechanism import Backend, choose_backend
@@ -29,6 +29,7 @@ class _NeighborhoodAttention(nn.Module):
         is_causal: bool | Sequence[bool] = False,
         qkv_bias: bool = True,
         rel_pos_bias: bool = True,
+        scale: float | None = None,
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
         small_grid: Literal["error", "pad"] = "error",
@@ -37,6 +38,7 @@ class _NeighborhoodAttention(nn.Module):
         super().__init__()
         self.head_dim = _checks.head_dim(dim, num_heads)
         self.num_heads = num_heads
+        self.scale = _checks.scale_of(torch.empty(0, self.head_dim), scale)
         self.kernel_size = _checks.per_axis("kernel_size", kernel_size, self.axes, minimum=1)
         self.dilation = _checks.per_axis("dilation", dilation, self.axes, minimum=1)
         self.stride = _checks.per_axis("stride", stride, self.axes, minimum=1)
@@ -74,11 +76,15 @@ class _NeighborhoodAttention(nn.Module):
             stride=self.stride,
             is_causal=self.is_causal,
             bias=None if self.rpb is None else self.rpb.to(query.dtype),
-            dropout_p=self.attn_drop if self.training else 0.0,
+            scale=self.scale,
+            dropout_p=self._dropout_p(),
             backend=self.backend,
         )
         out = dense(self.proj, crop_grid(out, grid).flatten(-2))  # [B, *grid, C]
         return self.proj_drop(out)
+
+    def _dropout_p(self) -> float:
+        return self.attn_drop if self.training else 0.0
 
     def extra_repr(self) -> str:
         """Name what the parameters' shapes do not tell."""
@@ -111,6 +117,7 @@ class NeighborhoodAttention2d(_NeighborhoodAttention):
         is_causal: whether keys after the query are hidden, per axis.
         qkv_bias: whether the input projection has a bias.
         rel_pos_bias: whether a relative bias table `rpb`, `[nh, 2 * kh - 1, 2 * kw - 1]`, is learned.
+        scale: factor on the dot products, head_dim ** -0.5 if None.
         attn_drop: dropout of attention weights, in training; the fused kernels have none.
         proj_drop: dropout of the output.
         small_grid: "pad" appends zeros on the right and at the bottom of a grid smaller than the window, before the

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from regard._dense import EvenLinear, dense
+from regard._onednn import EvenLinear, dense
 from regard.attention import _checks
 from regard.attention._mechanism import Backend, choose_backend
 from regard.attention.separable.function import LAYOUT, separable_attention

@@ -102,6 +102,12 @@ struct Tokens {
     }
     void head(int64_t index) { first = tensor.data + index * tensor.strides[4]; }
 
+    // Fetches a token of the next head, which stands next to this one in memory but nowhere near the next token.
+    void prefetch(int64_t token) const {
+        const auto* const next = reinterpret_cast<const char*>(first + offsets[size_t(token)] + tensor.strides[4]);
+        for (int64_t byte = 0; byte < tensor.channels * int64_t(sizeof(Stored)); byte += 64) __builtin_prefetch(next + byte);
+    }
+
     template <typename T>
     void rows(T* out, int64_t pitch, T factor = 1) const {  // [token][channel]
         for (size_t t = 0; t < offsets.size(); ++t) {
@@ -167,8 +173,9 @@ struct Weights {
             }
         }
     }
-    // Computes exp(logit - highest) and the sums of its rows.
-    void compute(const Window<T>& window, int64_t head) {
+    // Computes exp(logit - highest) and the sums of its rows; meanwhile the tokens of the next head are on their way.
+    template <typename... More>
+    void compute(const Window<T>& window, int64_t head, const More&... more) {
         queries.head(head);
         keys.head(head);
         queries.rows(query, query_pitch, T(plan.problem.scale));
@@ -177,6 +184,7 @@ struct Weights {
         const T* const bias = biases + (head - first_head) * plan.tokens * pitch;
         for (int64_t t = 0; t < plan.tokens; ++t) {
             T* const row = scores + t * pitch;
+            queries.prefetch(t), keys.prefetch(t), (more.prefetch(t), ...);
             Vector<T> most = splat(kHidden<T>);
             for (int64_t k = 0; k < pitch; k += n) {
                 Vector<T> logit = load(row + k) + load(bias + t * pitch + k);
@@ -229,9 +237,9 @@ void window_forward(const WindowInputs<T, Stored>& in, Tensor<Stored> out) {
             values.enter(window);
             results.enter(window);
             for (int64_t h = head; h < last; ++h) {
-                weights.compute(window, h);
                 values.head(h);
                 results.head(h);
+                weights.compute(window, h, values);
                 values.rows(value, value_pitch);
                 product<T>({weights.scores, weights.pitch, 1}, value, value_pitch, result, value_pitch, tokens, value_pitch, tokens);
                 for (int64_t t = 0; t < tokens; ++t) {
@@ -313,9 +321,9 @@ void window_backward(const WindowInputs<T, Stored>& in, const WindowGradients<T,
             keys.enter(window);
             value_gradients.enter(window);
             for (int64_t h = head; h < last; ++h) {
-                weights.compute(window, h);
                 for (auto* each : {&values, &outs}) each->head(h);
                 for (auto* each : {&queries, &keys, &value_gradients}) each->head(h);
+                weights.compute(window, h, values, outs);
                 values.columns(value, pitch);
                 outs.rows(out, value_pitch);
                 product<T>({out, value_pitch, 1}, value, pitch, slopes, pitch, tokens, pitch, in.value.channels);

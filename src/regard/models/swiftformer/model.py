@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
-from regard._dense import dense
+from regard._onednn import dense
 from regard.attention import EfficientAdditiveAttention
 from regard.layers import DropPath, LayerScale, Stage, drop_path_rates
 from regard.models._backbone import Backbone, initialise, pyramid

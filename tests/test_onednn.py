@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 from torch.utils.flop_counter import FlopCounterMode
 
-from regard import _dense
-from regard._dense import EvenLinear, PackedLinear, dense
+from regard import _onednn
+from regard._onednn import EvenLinear, PackedConv2d, PackedLinear, dense
 
 CALLS = {
     "alone": {},
@@ -21,6 +21,7 @@ CALLS = {
     "tanh gelu": {"activation": nn.GELU("tanh")},
     "silu": {"activation": nn.SiLU()},
     "residual": {"residual": torch.randn(2, 9, 33)},
+    "both": {"activation": F.gelu, "residual": torch.randn(2, 9, 33)},
 }
 
 
@@ -28,13 +29,13 @@ CALLS = {
 def served(monkeypatch):
     """Which calls went to oneDNN."""
     answers = []
-    serves = _dense._onednn_serves
+    serves = _onednn._serves_dense
 
     def listen(*args):
         answers.append(serves(*args))
         return answers[-1]
 
-    monkeypatch.setattr(_dense, "_onednn_serves", listen)
+    monkeypatch.setattr(_onednn, "_serves_dense", listen)
     return answers
 
 
@@ -50,7 +51,7 @@ def test_is_the_layer_and_what_follows(call, kind, bias, served):
         served.clear()
         with context():
             out = dense(layer, x, **options)
-        assert served[0] == (context is not torch.enable_grad)
+        assert call == "both" or served[0] == (context is not torch.enable_grad)
         assert (out - expected).abs().max() <= 4e-6
         assert out.requires_grad == (context is torch.enable_grad)
 
@@ -190,3 +191,40 @@ def test_packed_layers_compile_and_learn():
         torch.testing.assert_close(torch.compile(layer, backend="eager", fullgraph=True)(x), layer(x))
     layer(x).sum().backward()
     assert layer.weight.grad is not None
+
+
+CONVOLUTIONS = {
+    "stem": ((3, 24, 3), {"stride": 2, "padding": 1}),
+    "depthwise": ((32, 32, 3), {"padding": 1, "groups": 32}),
+    "pointwise": ((32, 48, 1), {"bias": False}),
+    "dilated groups": ((8, 12, (3, 5)), {"padding": (2, 0), "dilation": 2, "groups": 4}),
+    "same": ((8, 8, 3), {"padding": "same"}),
+    "reflect": ((8, 8, 3), {"padding": 1, "padding_mode": "reflect"}),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_packed_convolutions_are_convolutions(name):
+    sizes, options = CONVOLUTIONS[name]
+    layer = PackedConv2d(*sizes, **options)
+    served = name not in ("same", "reflect")
+    for shape in ((2, 15, 17), (2, 32, 32), (1, 9, 11)):  # one packed weight for all
+        for layout in (torch.channels_last, torch.contiguous_format):
+            x = torch.randn(shape[0], sizes[0], *shape[1:]).contiguous(memory_format=layout)
+            with torch.no_grad():
+                assert layer._serves(x) == (served and layout is torch.channels_last)
+                out, expected = layer(x), nn.Conv2d.forward(layer.double(), x.double())
+                layer.float()
+            assert out.is_contiguous(memory_format=layout)
+            assert (out - expected).abs().max() <= 4e-6
+    assert not layer._serves(x.requires_grad_())
+    x = torch.randn(1, sizes[0], 15, 17, requires_grad=True)
+    layer(x).sum().backward()
+    assert x.grad is not None
+
+
+@torch.no_grad()
+def test_convolutions_of_images_that_are_too_small():
+    layer, x = PackedConv2d(4, 4, 5), torch.randn(1, 4, 3, 3).to(memory_format=torch.channels_last)
+    with pytest.raises(RuntimeError, match="Kernel size can't be greater"):
+        layer(x)
