@@ -1,8 +1,10 @@
 """The functions of regard.compat.natten: NATTEN's values, regard's definition, old layouts and argument orders."""
 
+import inspect
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -66,6 +68,8 @@ def test_natten_operators(record, attention):
     for name, ours, exact in zip(names, results(torch.float32), results(torch.float64), strict=False):
         rounding = 2 * (ours - exact).abs().max() + torch.finfo(torch.float32).eps * exact.abs().max()
         assert (golden[name] - exact).abs().max() <= 2 * rounding, name
+        few = 16 * torch.finfo(torch.float32).eps * golden[name].abs().max()  # whatever our own error is
+        assert (golden[name] - ours).abs().max() <= few, name
 
 
 @pytest.mark.parametrize("attention", [pipeline, fused])
@@ -105,7 +109,7 @@ def test_logits_are_heads_first_and_row_major():
 
 
 def test_argument_orders():
-    """(kernel_size, dilation) since 0.14.5, the dilation alone before; depth apart in 3-D; names in any order."""
+    """(kernel_size, dilation), since 0.14.5 and for natten2dav since 0.14.6; the dilation alone before; by name."""
     query, key, value = draw(1, 2, 11, 9, 4)
     (rpb,) = draw(2, 5, 5, count=1)
     logits = functional.na2d_qk(query, key, 3, 2, rpb=rpb)
@@ -130,6 +134,9 @@ def test_argument_orders():
     assert torch.equal(functional.natten1dav(logits, value, 1), functional.na1d_av(logits, value, 5))
     assert torch.equal(functional.natten1dqk(query, key, 5, 1), functional.na1d_qk(query, key, 5))
 
+
+def test_sizes_with_depth_apart():
+    """As in NATTEN 0.15, and in natten3d* of all versions."""
     query, key, value = draw(1, 2, 3, 10, 11, 4)
     (rpb,) = draw(2, 5, 9, 9, count=1)
     logits = functional.na3d_qk(query, key, (3, 5, 5), (1, 2, 2), rpb=rpb)
@@ -140,6 +147,40 @@ def test_argument_orders():
     assert torch.equal(
         functional.natten3dqk(query, key, 3, 5, 1, 2), functional.na3d_qk(query, key, (3, 5, 5), (1, 2, 2))
     )
+
+
+@pytest.mark.parametrize("name", ["na3d_qk", "na3d_av"])
+def test_sizes_of_0_15(name):
+    query, key, value = draw(1, 2, 3, 10, 11, 4)
+    tensors = {"na3d_qk": (query, key), "na3d_av": (functional.na3d_qk(query, key, (3, 5, 5), (1, 2, 2)), value)}[name]
+    function = getattr(functional, name)
+    expected = function(*tensors, (3, 5, 5), (1, 2, 2))
+    assert torch.equal(function(*tensors, 3, 5, 1, 2), expected)
+    assert torch.equal(function(*tensors, 3, 5, np.int64(1), 2, None), expected)
+    assert torch.equal(function(*tensors, kernel_size=5, kernel_size_d=3, dilation=2, dilation_d=1), expected)
+    with pytest.raises(UnsupportedError, match="has no additional"):
+        function(*tensors, 3, 5, 1, 2, value)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_qk_with_bias(rank):
+    """NATTEN 0.15's names of natten*dqkrpb."""
+    query, key = draw(1, 2, *(9, 8, 7)[:rank], 4, count=2)
+    (rpb,) = draw(2, *[5] * rank, count=1)
+    sizes = [3, 3, 2, 2] if rank == 3 else [3, 2]
+    function, older = (getattr(functional, f"{name}") for name in (f"na{rank}d_qk_with_bias", f"natten{rank}dqkrpb"))
+    for bias in (rpb, None):
+        assert torch.equal(function(query, key, bias, *sizes), older(query, key, bias, *sizes))
+    with pytest.raises(UnsupportedError, match="additional_keys"):
+        function(query, key, rpb, *sizes, key)
+
+
+def test_signatures():
+    """Code asks which arguments there are."""
+    for function in (functional.na1d, functional.na2d, functional.na3d):
+        assert {"dilation", "stride", "is_causal", "scale", "rpb"} <= set(inspect.signature(function).parameters)
+    assert functional.na2d.__name__ == "na2d" and "[B, H, W, nh, hd]" in functional.na2d.__doc__
+    assert "is_causal" in inspect.signature(functional.na3d_qk).parameters
 
 
 def test_causal_axes_hide_keys():
@@ -185,6 +226,12 @@ def test_compiles_without_breaks():
     assert torch.equal(compiled(query, key, value, rpb), attention(query, key, value, rpb))
 
 
+def test_sizes_with_depth_compile():
+    query, key = draw(1, 2, 3, 6, 6, 4, count=2, dtype=torch.float32)
+    compiled = torch.compile(functional.na3d_qk, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(query, key, 3, 5, 1, 1), functional.na3d_qk(query, key, (3, 5, 5)))
+
+
 def test_mixed_precision():
     """Under autocast on a GPU the softmax is in float32 and the values are not; the bias stays a parameter."""
     query, key, value = draw(1, 2, 6, 6, 4, dtype=torch.bfloat16)
@@ -197,6 +244,18 @@ def test_mixed_precision():
     assert rpb.grad.dtype == torch.float32
     heads_last = [tensor.movedim(1, -2) for tensor in (query, key, value)]
     assert functional.na2d(*heads_last, 3, rpb=rpb).dtype == torch.bfloat16
+
+
+def test_weights_wider_than_values():
+    """NATTEN casts weights to the values' dtype, with or without autocast."""
+    query, value = draw(1, 2, 6, 6, 4, count=2, dtype=torch.bfloat16)
+    logits = functional.na2d_qk(query, query, 3).requires_grad_()
+    weights = logits.softmax(-1, dtype=torch.float32)
+    out = functional.na2d_av(weights, value, 3)
+    assert out.dtype == torch.bfloat16 and torch.equal(out, functional.na2d_av(weights.bfloat16(), value, 3))
+    out.sum().backward()
+    assert logits.grad.dtype == torch.bfloat16
+    assert functional.na2d_av(weights.bfloat16(), value.float(), 3).dtype == torch.float32
 
 
 def test_fused_arguments():
@@ -213,10 +272,18 @@ def test_fused_arguments():
         "q_tile_shape": (8, 8),
         "kv_tile_shape": (8, 8),
         "torch_compile": True,
-        "attention_kwargs": {"backend": "cutlass-fmha"},
+        "attention_kwargs": {
+            "backend": "cutlass-fmha",
+            "q_tile_size": 64,
+            "kv_tile_size": 64,
+            "backward_q_tile_size": 64,
+            "backward_kv_tile_size": 64,
+        },
         "xformers_kwargs": None,
     }
     assert torch.equal(functional.na2d(query, key, value, 3, dilation=None, is_causal=None, **performance), plain)
+    for ones in (1, (1, 1), [1, 1]):  # the dilation of 0.17, the stride of 0.20
+        assert torch.equal(functional.na2d(query, key, value, 3, ones), plain)
 
 
 class TestBadInput:
@@ -272,10 +339,17 @@ class TestBadInput:
     def test_arguments(self):
         with pytest.raises(TypeError, match=r"dilation in NATTEN up to 0.17 and the stride since 0.20"):
             functional.na2d(self.f, self.f, self.f, 3, 2)
+        for unnamed in ((1, False), (True,), ((1, 2),), ((),)):
+            with pytest.raises(TypeError, match="must be named"):
+                functional.na2d(self.f, self.f, self.f, 3, *unnamed)
         with pytest.raises(TypeError, match="unknown arguments dilatoin"):
             functional.na2d(self.f, self.f, self.f, 3, dilatoin=2)
         with pytest.raises(TypeError, match="unknown arguments scale"):
             functional.na2d(self.f, self.f, self.f, 3, attention_kwargs={"scale": 2.0})
+        with pytest.raises(TypeError, match="unknown arguments q_tile_shape"):  # nested, tiles have a size
+            functional.na2d(self.f, self.f, self.f, 3, attention_kwargs={"q_tile_shape": (8, 8)})
+        with pytest.raises(TypeError, match="unknown arguments q_tile_size"):
+            functional.na2d(self.f, self.f, self.f, 3, q_tile_size=64)
         for sizes, names in [((), {}), ((3, 1, 1), {}), ((3, 1), {"dilation": 1}), ((), {"kernel_size": 3})]:
             with pytest.raises(TypeError, match="expected kernel_size and dilation, or the dilation alone"):
                 functional.natten2dqkrpb(self.q, self.q, torch.zeros(2, 5, 5), *sizes, **names)
@@ -283,3 +357,24 @@ class TestBadInput:
             functional.na2d_qk(self.q, self.q.double(), 3)
         with pytest.raises(TypeError, match=r"query must be a torch\.Tensor"):
             functional.na2d([[0.0]], self.f, self.f, 3)
+
+    @pytest.mark.parametrize(
+        ("call", "message"),
+        [
+            (lambda q: functional.natten2dqkrpb(q, q, "x", 1), r"rpb must be a torch\.Tensor, got str"),
+            (lambda q: functional.natten2dav([1.0], q, 1), r"attn must be a torch\.Tensor, got list"),
+            (lambda q: functional.natten1dav([1.0], q, 1), r"attn must be a torch\.Tensor, got list"),
+            (lambda q: functional.na2d_qk(q, q, 3, rpb=[1]), r"rpb must be a torch\.Tensor, got list"),
+            (lambda q: functional.na2d_qk(q, q, 3, rpb=torch.ones(2, 5, 5).int()), "rpb must be a floating-point"),
+            (lambda q: functional.na2d_av(q.int(), q, 3), "attn must be a floating-point"),
+            (lambda q: functional.na2d_av(q.to("meta"), q, 3), "same device, got .*attn.*meta"),
+            (lambda q: functional.na2d_qk(q, q, 3, rpb=torch.ones(2, 5, 5, device="meta")), "same device"),
+        ],
+    )
+    def test_tensors(self, call, message):
+        with pytest.raises(TypeError, match=message):
+            call(self.q)
+
+    def test_weights_without_axes(self):
+        with pytest.raises(ShapeError, match="attn is"):
+            functional.natten2dav(torch.tensor(1.0), self.q, 1)

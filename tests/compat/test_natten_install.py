@@ -73,6 +73,14 @@ assert natten.__file__.endswith("__init__.py") and natten.__spec__.origin == nat
 assert natten2dqkrpb is functional.natten2dqkrpb and natten.functional.na2d is natten.na2d is functional.na2d
 assert regard.compat.natten.__name__ == functional.__spec__.parent == "regard.compat.natten"
 assert importlib.reload(natten) is natten
+assert not hasattr(natten, "context")  # the NAT repository would take it for 0.17
+assert natten.has_fused_na() and natten.natten2d.NeighborhoodAttention2D is natten.NeighborhoodAttention2D
+from natten.natten1d import NeighborhoodAttention1D
+from natten.natten2d import natten2dav, natten2dqkrpb
+from natten.natten3d import NeighborhoodAttention3D
+from natten.modules import NeighborhoodAttention2D
+from natten.types import CausalArg2DTypeOrDed, Dimension2DTypeOrDed
+assert pickle.loads(b"cnatten.natten2d\\nNeighborhoodAttention2D\\n.") is NeighborhoodAttention2D
 module = natten.NeighborhoodAttention1D(4, 2, 3)
 assert type(pickle.loads(pickle.dumps(module))) is type(module)
 try:
@@ -86,6 +94,7 @@ else:
 DINAT = """
 from regard.compat.natten import install
 assert install()
+import regard
 from transformers import DinatConfig, DinatForImageClassification
 from transformers.utils import is_natten_available
 assert is_natten_available()
@@ -100,7 +109,24 @@ ours = create_model("dinat_mini", num_classes=5, embed_dim=16, depths=(2, 2), nu
                     mlp_ratio=2.0, dilations=(2, 1))
 report = load_weights(ours, network.state_dict())
 assert "hf" in str(report), report
-assert len(network.state_dict()) > len(ours.state_dict()) > 0
+import torch
+theirs, loaded = network.state_dict(), ours.state_dict()
+for level in range(2):
+    for block in range(2):
+        layer = f"dinat.encoder.levels.{level}.layers.{block}"
+        own = f"levels.{level}.blocks.{block}"
+        assert torch.equal(loaded[f"{own}.attn.rpb"], theirs[f"{layer}.attention.self.rpb"])
+        for kind in ("weight", "bias"):
+            parts = [theirs[f"{layer}.attention.self.{name}.{kind}"] for name in ("query", "key", "value")]
+            assert torch.equal(loaded[f"{own}.attn.qkv.{kind}"], torch.cat(parts))
+            assert torch.equal(loaded[f"{own}.attn.proj.{kind}"], theirs[f"{layer}.attention.output.dense.{kind}"])
+            assert torch.equal(loaded[f"{own}.mlp.fc1.{kind}"], theirs[f"{layer}.intermediate.dense.{kind}"])
+try:
+    network(torch.randn(1, 3, 32, 32))
+except regard.ShapeError as error:
+    assert "must fit the grid (8, 2)" in str(error)  # width and heads, where height and width belong
+else:
+    raise AssertionError
 """
 
 
@@ -123,23 +149,126 @@ def test_dinat_of_transformers():
     run(DINAT)
 
 
-@pytest.mark.parametrize("already", ["", "import natten; "])
-def test_a_real_natten_stays(tmp_path, already):
-    (tmp_path / "natten").mkdir()
-    (tmp_path / "natten" / "__init__.py").write_text("__version__ = '0.21.6'\n")
-    program = f"""
+STAYS = """
 import sys, warnings
 {already}
 from regard.compat.natten import install
 finders = list(sys.meta_path)
-with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    assert install() is False
-assert "natten is installed" in str(caught[0].message) and sys.meta_path == finders
+for _ in range(2):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert install() is False
+    assert "natten is installed" in str(caught[0].message) and sys.meta_path == finders
 import natten
-assert natten.__version__ == "0.21.6"
+assert natten.__version__ == {version!r}
 """
-    run(program, cwd=tmp_path)
+
+THREADS = """
+import sys, threading, time, warnings
+from regard.compat.natten import install
+warnings.simplefilter("error")
+class Slow:
+    def find_spec(self, *_):
+        time.sleep(0.01)  # so that all look before one has found
+sys.meta_path.insert(0, Slow())
+finders = len(sys.meta_path)
+barrier, answers = threading.Barrier(16), []
+def call():
+    barrier.wait()
+    answers.append(install())
+threads = [threading.Thread(target=call) for _ in range(16)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert answers == [True] * 16, answers
+assert len(sys.meta_path) == finders + 1
+import natten
+"""
+
+RELOAD = """
+import importlib, sys, warnings
+from regard.compat.natten import _finder
+warnings.simplefilter("error")
+assert _finder.install()
+finders = len(sys.meta_path)
+importlib.reload(_finder)
+assert _finder.install() and len(sys.meta_path) == finders
+import natten
+importlib.reload(_finder)
+assert _finder.install() and len(sys.meta_path) == finders
+import natten.functional
+"""
+
+EMPTY = """
+import importlib.util, sys, warnings
+{before}
+from regard.compat.natten import install
+warnings.simplefilter("error")
+assert install() is True
+assert importlib.util.find_spec("natten").origin.endswith("__init__.py")
+import natten.functional
+assert natten.__version__ == "0.15.1"
+"""
+
+LATER = """
+import sys, warnings
+from regard.compat.natten import install
+assert install() is True
+sys.path.insert(0, {folder!r})
+for _ in range(2):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert install() is False
+    assert ["natten is installed" in str(one.message) for one in caught] == [True]
+import natten
+from importlib.metadata import PackageNotFoundError, version
+assert natten.__version__ == "0.21.6"
+try:
+    version("natten")
+except PackageNotFoundError:
+    pass
+else:
+    raise AssertionError
+"""
+
+
+@pytest.fixture
+def real_natten(tmp_path):
+    (tmp_path / "natten").mkdir()
+    (tmp_path / "natten" / "__init__.py").write_text("__version__ = '0.21.6'\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("program", [THREADS, RELOAD], ids=["threads", "reload"])
+def test_installs_once(program):
+    run(program)
+
+
+@pytest.mark.parametrize("before", ["", "import natten", "sys.modules['natten'] = None"])
+def test_an_empty_folder_is_no_natten(tmp_path, before):
+    (tmp_path / "natten").mkdir()
+    run(EMPTY.format(before=before), cwd=tmp_path)
+
+
+def test_none_is_no_natten():
+    run(EMPTY.format(before="sys.modules['natten'] = None"))
+
+
+def test_a_natten_that_comes_later_goes_first(real_natten):
+    run(LATER.format(folder=str(real_natten)))
+
+
+@pytest.mark.parametrize("already", ["", "import natten"])
+def test_a_real_natten_stays(real_natten, already):
+    run(STAYS.format(already=already, version="0.21.6"), cwd=real_natten)
+
+
+def test_a_stub_stays():
+    """What tests put into sys.modules has no __spec__."""
+    stub = "import types; sys.modules['natten'] = stub = types.ModuleType('natten'); stub.__version__ = 'stub'"
+    run(STAYS.format(already=stub, version="stub"))
+    run(STAYS.format(already=f"import regard.compat.natten as ours; ours.install(); {stub}", version="stub"))
 
 
 def test_importing_changes_nothing():

@@ -1,7 +1,9 @@
 """NATTEN's modules: one set of parameters, two generations of arguments."""
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from regard.attention import (
     NeighborhoodAttention1d,
@@ -9,7 +11,13 @@ from regard.attention import (
     NeighborhoodAttention3d,
     set_backend,
 )
-from regard.compat.natten import NeighborhoodAttention1D, NeighborhoodAttention2D, NeighborhoodAttention3D
+from regard.compat.natten import (
+    NeighborhoodAttention1D,
+    NeighborhoodAttention2D,
+    NeighborhoodAttention3D,
+    natten2dav,
+    natten2dqkrpb,
+)
 from regard.errors import ShapeError, UnsupportedError
 
 PAIRS = [
@@ -52,7 +60,8 @@ def test_older_arguments():
         proj_drop=0.2,
     )
     assert attention.rpb is None and attention.qkv.bias is None
-    assert (attention.scale, attention.attn_drop, attention.proj_drop.p) == (0.1, 0.1, 0.2)
+    assert (attention.scale, attention.attn_drop.p, attention.proj_drop.p) == (0.1, 0.1, 0.2)
+    assert attention.window_size == 10
 
     attention = NeighborhoodAttention2D(8, num_heads=2, kernel_size=5, dilation=2)
     ours = NeighborhoodAttention2d(8, 2, 5, dilation=2, small_grid="pad")
@@ -68,19 +77,56 @@ def test_depth_apart():
     attention = NeighborhoodAttention3D(8, 2, kernel_size=5, dilation_d=3)
     assert (attention.kernel_size, attention.dilation) == ((5, 5, 5), (3, 1, 1))
     assert attention(torch.randn(1, 2, 6, 4, 8)).shape == (1, 2, 6, 4, 8)  # padded, depth too
-    with pytest.raises(TypeError, match="one whole number beside kernel_size_d"):
+    attention = NeighborhoodAttention3D(8, 2, np.int64(5), kernel_size_d=np.int64(3))
+    assert attention.kernel_size == (3, 5, 5) and attention.window_size == 5 and attention.rpb is not None
+    with pytest.raises(UnsupportedError, match=r"0\.15 has kernel_size_d, later ones have a kernel_size per axis"):
         NeighborhoodAttention3D(8, 2, (5, 5, 5), kernel_size_d=3)
+    with pytest.raises(TypeError, match="dilation_d is an argument of NeighborhoodAttention3D"):
+        NeighborhoodAttention2D(8, 2, 5, dilation_d=3)
 
 
 @pytest.mark.parametrize(
-    "options", [{"rel_pos_bias": False}, {"is_causal": False}, {"stride": 1}, {"rel_pos_bias": True}], ids=str
+    "options",
+    [
+        {"rel_pos_bias": False},
+        {"rel_pos_bias": True},
+        {"is_causal": False},
+        {"is_causal": None},
+        {"stride": 1},
+        {"use_experimental_ops": False},
+        {"kernel_size": (5, 3)},
+        {"kernel_size": [5, 5]},
+        {"kernel_size": 4},
+        {"dilation": (1, 1)},
+    ],
+    ids=str,
 )
 def test_newer_arguments(options):
-    """NATTEN 0.17 and later: a bias only if asked for, even kernels, no padding."""
-    attention = NeighborhoodAttention2D(8, num_heads=2, kernel_size=(4, 3), **options)
+    """NATTEN 0.17 and later: a bias only if asked for, and no padding."""
+    attention = NeighborhoodAttention2D(dim=8, num_heads=2, **{"kernel_size": 5, **options})
     assert (attention.rpb is not None) == options.get("rel_pos_bias", False)
-    with pytest.raises(ShapeError, match="must fit the grid"):
+    with pytest.raises(ShapeError, match=r"must fit the grid .* make them smaller or the input larger"):
         attention(torch.randn(1, 3, 7, 8))
+
+
+@pytest.mark.parametrize(("theirs", "grid"), [(theirs, grid) for theirs, _, grid in PAIRS])
+def test_sizes_per_axis_mark_newer_arguments(theirs, grid):
+    rank = len(grid)
+    for options in ({"kernel_size": (3,) * rank}, {"kernel_size": 3, "dilation": [1] * rank}, {"kernel_size": 2}):
+        attention = theirs(12, 3, **options)
+        assert attention.rpb is None and attention.small_grid == "error"
+    attention = theirs(12, 3, 3)
+    assert attention.rpb is not None and attention.small_grid == "pad"
+
+
+@pytest.mark.parametrize("theirs", [NeighborhoodAttention1D, NeighborhoodAttention2D])
+def test_ones_need_no_name(theirs):
+    """One is the default of the dilation and of the stride alike."""
+    attention = theirs(8, 2, 3, 1)
+    assert set(attention.dilation) == set(attention.stride) == {1} and attention.rpb is not None
+    assert theirs(8, 2, 3, (1,) * theirs.axes).rpb is None  # one per axis is of 0.17 or later
+    with pytest.raises(TypeError, match="must be named"):
+        theirs(8, 2, 3, 1, False)
 
 
 def test_stride_and_causality():
@@ -102,6 +148,12 @@ def test_scale():
     attention.qkv.bias.data[:8] *= 2
     assert torch.equal(attention(x), scaled(x))  # doubling is exact
 
+    ours = NeighborhoodAttention1d(8, 2, 3, rel_pos_bias=False, scale=scaled.scale)
+    ours.load_state_dict(scaled.state_dict())
+    assert torch.equal(ours(x), scaled(x)) and NeighborhoodAttention1d(8, 2, 3).scale == 4**-0.5
+    with pytest.raises(TypeError, match="scale must be a number, got str"):
+        NeighborhoodAttention1d(8, 2, 3, scale="0.5")
+
 
 def test_gradients_mixed_precision_and_backend():
     attention = NeighborhoodAttention2D(8, num_heads=2, kernel_size=3)
@@ -122,6 +174,49 @@ def test_dropout():
     assert torch.equal(attention(x), attention(x))
 
 
+def test_dropout_of_weights_is_a_layer():
+    """A subclass may call it, and it may be changed or switched off, as in NATTEN."""
+    attention = NeighborhoodAttention2D(8, 2, 3, attn_drop=0.5)
+    x = torch.randn(1, 5, 5, 8)
+    assert attention.attn_drop(torch.ones(1000)).eq(0).any()
+    assert not torch.equal(attention(x), attention(x))
+    attention.attn_drop.eval()
+    assert torch.equal(attention(x), attention(x))
+    attention.attn_drop.train().p = 0.0
+    assert torch.equal(attention(x), attention(x))
+
+
+def test_a_subclass_on_the_functions():
+    """A forward pass of its own, as written for NATTEN 0.14 on the modules' attributes."""
+
+    class Own(NeighborhoodAttention2D):
+        def forward(self, x):
+            sizes = [*x.shape[:3], 3, self.num_heads, self.head_dim]
+            query, key, value = self.qkv(x).reshape(sizes).permute(3, 0, 4, 1, 2, 5)
+            weights = natten2dqkrpb(query * self.scale, key, self.rpb, self.kernel_size, self.dilation)
+            weights = self.attn_drop(weights.softmax(-1))
+            out = natten2dav(weights, value, self.kernel_size, self.dilation)
+            return self.proj_drop(self.proj(out.permute(0, 2, 3, 1, 4).flatten(3)))
+
+    own = Own(8, 2, 3, dilation=2).double()
+    theirs = NeighborhoodAttention2D(8, 2, 3, dilation=2).double()
+    theirs.load_state_dict(own.state_dict())
+    x = torch.randn(2, 7, 6, 8, dtype=torch.float64)
+    torch.testing.assert_close(own(x), theirs(x))
+
+
+def test_a_module_that_natten_pickled():
+    """Unpickling finds the class and restores NATTEN's attributes; the weights can be taken from it."""
+    theirs = nn.Module()
+    theirs.num_heads, theirs.kernel_size, theirs.dilation, theirs.window_size = 2, 3, 1, 3
+    theirs.qkv, theirs.proj, theirs.rpb = nn.Linear(8, 24), nn.Linear(8, 8), nn.Parameter(torch.rand(2, 5, 5))
+    found = NeighborhoodAttention2D.__new__(NeighborhoodAttention2D)
+    found.__setstate__(vars(theirs))
+    anew = NeighborhoodAttention2D(8, 2, 3)
+    anew.load_state_dict(found.state_dict())
+    assert torch.equal(anew.rpb, theirs.rpb)
+
+
 class TestBadInput:
     @pytest.mark.parametrize(
         ("arguments", "options", "error", "message"),
@@ -129,18 +224,32 @@ class TestBadInput:
             ((8, 2, 3, 2), {}, TypeError, "dilation in NATTEN up to 0.17 and the stride since 0.20"),
             ((8, 2), {}, TypeError, "kernel_size are required, got 8, 2 and None"),
             ((8, 2, 3), {"embed_dim": 8}, TypeError, "names of one argument"),
-            ((8, 2, 3), {"bias": True, "stride": 2}, UnsupportedError, "up to 0.15, stride of later ones"),
-            ((8, 2, 4), {}, ShapeError, r"must be odd .* rel_pos_bias=False"),
-            ((64, 7, 2), {}, ShapeError, "must be odd"),  # the order of 0.14.4: kernel_size before num_heads
+            ((8, 2, 3), {"bias": True, "stride": 2}, UnsupportedError, "0.15 has bias, later ones have stride"),
+            ((8, 2, 4), {"bias": False}, UnsupportedError, "later ones have an even kernel_size"),
+            ((8, 2, (3, 3)), {"bias": True}, UnsupportedError, "later ones have a kernel_size per axis"),
+            ((64, 7, 2), {}, ShapeError, "multiple of num_heads"),  # the order of 0.14.4: kernel_size first
             ((8, 3, 3), {}, ShapeError, "multiple of num_heads"),
             ((8, 2, 3), {"dilaton": 2}, TypeError, "dilaton"),
             ((8, 2, "3"), {}, TypeError, "whole number"),
+            ((8, 2, 3), {"qk_scale": "x"}, TypeError, "scale must be a number"),
+            ((8, 2, 3), {"qk_scale": float("nan")}, ShapeError, "qk_scale must be finite"),
+            ((8, 2, 3), {"bias": "no"}, TypeError, "bias must be True or False, got 'no'"),
+            ((8, 2, 3), {"rel_pos_bias": 1}, TypeError, "rel_pos_bias must be True or False"),
         ],
     )
     def test_arguments(self, arguments, options, error, message):
         with pytest.raises(error, match=message):
             NeighborhoodAttention2D(*arguments, **options)
 
+    @pytest.mark.parametrize("unnamed", [1, 3, (1, 1, 1)])
+    def test_depth_is_named(self, unnamed):
+        with pytest.raises(
+            TypeError, match=r"kernel_size_d in NATTEN 0\.15, the dilation in 0\.17 and the stride since"
+        ):
+            NeighborhoodAttention3D(8, 2, 3, unnamed)
+
     def test_input(self):
         with pytest.raises(ShapeError, match="x must have 4 dimensions"):
             NeighborhoodAttention2D(4, 2, 3)(torch.zeros(2, 6, 4))
+        with pytest.raises(ShapeError, match="x must have 4 dimensions"):
+            NeighborhoodAttention2D(4, 2, 3, stride=1)(torch.zeros(2, 6, 4))

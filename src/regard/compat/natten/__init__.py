@@ -3,17 +3,22 @@
 Use it by its own name, `from regard.compat.natten import na2d`, or call `install()` before code that imports `natten`.
 """
 
+from regard.compat.natten import _switches
 from regard.compat.natten._finder import __version__, install
+from regard.compat.natten._switches import *  # noqa: F403 -- its names stand there
 from regard.compat.natten.functional import (
     na1d,
     na1d_av,
     na1d_qk,
+    na1d_qk_with_bias,
     na2d,
     na2d_av,
     na2d_qk,
+    na2d_qk_with_bias,
     na3d,
     na3d_av,
     na3d_qk,
+    na3d_qk_with_bias,
     natten1dav,
     natten1dqk,
     natten1dqkrpb,
@@ -35,12 +40,15 @@ __all__ = [
     "na1d",
     "na1d_av",
     "na1d_qk",
+    "na1d_qk_with_bias",
     "na2d",
     "na2d_av",
     "na2d_qk",
+    "na2d_qk_with_bias",
     "na3d",
     "na3d_av",
     "na3d_qk",
+    "na3d_qk_with_bias",
     "natten1dav",
     "natten1dqk",
     "natten1dqkrpb",
@@ -51,3 +59,4 @@ __all__ = [
     "natten3dqk",
     "natten3dqkrpb",
 ]
+__all__ += _switches.__all__

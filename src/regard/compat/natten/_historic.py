@@ -1,11 +1,19 @@
-"""The functions called `natten*d*`, which NATTEN had from 0.14.1 until 0.17.5 removed them."""
+"""What NATTEN removed before 0.20: `natten*d*` (0.14.1 to 0.17.4), and `na*d_qk_with_bias` and 3-D sizes of 0.15."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+from numbers import Integral
+from typing import ParamSpec
+
 from torch import Tensor
 
-from regard.compat.natten._unfused import av, qk
+from regard.attention import _checks
+from regard.compat.natten._unfused import av, qk, refuse
 from regard.errors import ShapeError
+
+P = ParamSpec("P")
 
 
 def natten1dqkrpb(
@@ -36,7 +44,7 @@ def natten2dqkrpb(
         key: `[B, nh, H, W, hd]`.
         rpb: relative table `[nh, 2 * k - 1, 2 * k - 1]`, or None.
         sizes: kernel_size and dilation, as since NATTEN 0.14.5; or the dilation alone, as before: then the table tells
-            the kernel size.
+            the kernel size. (`natten*dav` took the dilation alone up to 0.14.5.)
         kernel_size: by name.
         dilation: by name.
 
@@ -62,7 +70,7 @@ def natten1dav(
 ) -> Tensor:
     """Sum values `[B, nh, L, hd]` under weights `[B, nh, L, k]`; sizes as in `natten2dqkrpb`."""
     kernel, step = _sizes(sizes, kernel_size, dilation)
-    return av(1, attn, value, attn.shape[-1] if kernel is None else kernel, step)
+    return av(1, attn, value, _last("attn", attn) if kernel is None else kernel, step)
 
 
 def natten2dav(
@@ -70,7 +78,7 @@ def natten2dav(
 ) -> Tensor:
     """Sum values `[B, nh, H, W, hd]` under weights `[B, nh, H, W, k * k]`; sizes as in `natten2dqkrpb`."""
     kernel, step = _sizes(sizes, kernel_size, dilation)
-    return av(2, attn, value, round(attn.shape[-1] ** 0.5) if kernel is None else kernel, step)
+    return av(2, attn, value, round(_last("attn", attn) ** 0.5) if kernel is None else kernel, step)
 
 
 def natten1dqk(query: Tensor, key: Tensor, kernel_size: int, dilation: int) -> Tensor:
@@ -97,17 +105,89 @@ def natten3dqkrpb(
 
 
 def natten3dqk(
-    query: Tensor, key: Tensor, kernel_size_d: int, kernel_size: int, dilation_d: int, dilation: int
+    query: Tensor,
+    key: Tensor,
+    kernel_size_d: int,
+    kernel_size: int,
+    dilation_d: int,
+    dilation: int,
+    additional_keys: Tensor | None = None,
 ) -> Tensor:
     """Return the logits of `[B, nh, D, H, W, hd]`, without a bias."""
+    refuse(additional_keys=additional_keys)
     return natten3dqkrpb(query, key, None, kernel_size_d, kernel_size, dilation_d, dilation)
 
 
 def natten3dav(
-    attn: Tensor, value: Tensor, kernel_size_d: int, kernel_size: int, dilation_d: int, dilation: int
+    attn: Tensor,
+    value: Tensor,
+    kernel_size_d: int,
+    kernel_size: int,
+    dilation_d: int,
+    dilation: int,
+    additional_values: Tensor | None = None,
 ) -> Tensor:
     """Sum values `[B, nh, D, H, W, hd]` under weights `[B, nh, D, H, W, K]`."""
+    refuse(additional_values=additional_values)
     return av(3, attn, value, (kernel_size_d, kernel_size, kernel_size), (dilation_d, dilation, dilation))
+
+
+def na1d_qk_with_bias(
+    query: Tensor,
+    key: Tensor,
+    bias: Tensor | None,
+    kernel_size: int,
+    dilation: int,
+    additional_keys: Tensor | None = None,
+) -> Tensor:
+    """Return the logits of `[B, nh, L, hd]`; `natten1dqkrpb` as NATTEN 0.15 called it."""
+    refuse(additional_keys=additional_keys)
+    return qk(1, query, key, bias, kernel_size, dilation)
+
+
+def na2d_qk_with_bias(
+    query: Tensor,
+    key: Tensor,
+    bias: Tensor | None,
+    kernel_size: int,
+    dilation: int,
+    additional_keys: Tensor | None = None,
+) -> Tensor:
+    """Return the logits of `[B, nh, H, W, hd]`; `natten2dqkrpb` as NATTEN 0.15 called it."""
+    refuse(additional_keys=additional_keys)
+    return qk(2, query, key, bias, kernel_size, dilation)
+
+
+def na3d_qk_with_bias(
+    query: Tensor,
+    key: Tensor,
+    bias: Tensor | None,
+    kernel_size_d: int,
+    kernel_size: int,
+    dilation_d: int,
+    dilation: int,
+    additional_keys: Tensor | None = None,
+) -> Tensor:
+    """Return the logits of `[B, nh, D, H, W, hd]`; `natten3dqkrpb` as NATTEN 0.15 called it."""
+    refuse(additional_keys=additional_keys)
+    return natten3dqkrpb(query, key, bias, kernel_size_d, kernel_size, dilation_d, dilation)
+
+
+def or_depth_apart(older: Callable[..., Tensor]) -> Callable[[Callable[P, Tensor]], Callable[P, Tensor]]:
+    """Let a 3-D function of 0.17 take 0.15's sizes too: kernel_size_d, kernel_size, dilation_d, dilation.
+
+    The third size is what tells: a number where 0.17 has additional keys or values.
+    """
+
+    def decorate(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
+        @wraps(function)
+        def either(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+            is_older = "kernel_size_d" in kwargs or any(isinstance(size, Integral) for size in args[4:5])
+            return older(*args, **kwargs) if is_older else function(*args, **kwargs)
+
+        return either
+
+    return decorate
 
 
 def _sizes(sizes: tuple[int, ...], kernel_size: int | None, dilation: int | None) -> tuple[int | None, int]:
@@ -125,4 +205,10 @@ def _sizes(sizes: tuple[int, ...], kernel_size: int | None, dilation: int | None
 def _kernel_of(rpb: Tensor | None) -> int:
     if rpb is None:
         raise ShapeError("without rpb, nothing tells the kernel size; pass kernel_size and dilation")
-    return (rpb.shape[-1] + 1) // 2
+    return (_last("rpb", rpb) + 1) // 2
+
+
+def _last(name: str, tensor: Tensor) -> int:
+    """Return the length of the last axis, 1 without axes: what is wrong with a shape is said later."""
+    _checks.check_tensors({name: tensor})
+    return tensor.shape[-1:].numel()

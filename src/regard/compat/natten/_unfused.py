@@ -56,7 +56,9 @@ def qk(
     is_causal: Flags | None = False,
 ) -> Tensor:
     """Multiply every query with its neighbors: `[B, nh, *grid, hd]` twice to `[B, nh, *grid, K]`."""
-    _check_dtypes(query, {"query": query, "key": key})
+    _check_tensors(query=query, key=key, rpb=rpb)
+    if not torch.is_autocast_enabled(query.device.type):
+        _checks.check_tensors({"query": query, "key": key})
     _checks.check_grid_tensor("query", query, (rank + 3,), f"[B, nh, {rank} grid axes, hd]")
     _checks.check_shape("key", key, query.shape, "must equal query's shape")
     batch, heads, *grid, _ = query.shape
@@ -83,7 +85,7 @@ def av(
     is_causal: Flags | None = False,
 ) -> Tensor:
     """Sum every query's neighbors: `[B, nh, *grid, K]` and `[B, nh, *grid, hd]` to `[B, nh, *grid, hd]`."""
-    _check_dtypes(value, {"attn": attn, "value": value})
+    _check_tensors(attn=attn, value=value)
     _checks.check_grid_tensor("value", value, (rank + 3,), f"[B, nh, {rank} grid axes, hd]")
     batch, heads, *grid, _ = value.shape
     axes = check_window(grid, kernel_size, dilation, is_causal)
@@ -91,17 +93,18 @@ def av(
     _checks.check_shape("attn", attn, (batch, heads, *grid, neighbors), "is [B, nh, *grid, K] for value's grid")
     if any(axis.is_causal for axis in axes):
         attn = attn.masked_fill(~_visible(axes, grid, value.device), 0.0)
+    attn = attn.to(value.dtype)  # as NATTEN does: a softmax is often wider than the values
     out = (attn.flatten(0, 1).unsqueeze(-2) @ _gather(value, axes)).squeeze(-2)  # [B * nh, *grid, hd]
     return out.unflatten(0, (batch, heads))
 
 
-def _check_dtypes(tensor: Tensor, tensors: dict[str, Tensor]) -> None:
-    """Check tensors of one dtype; under autocast, where a softmax is wider than values, the products see to it."""
-    if isinstance(tensor, Tensor) and torch.is_autocast_enabled(tensor.device.type):
-        for name, one in tensors.items():
-            _checks.check_tensors({name: one})
-    else:
-        _checks.check_tensors(tensors)
+def _check_tensors(**tensors: Tensor | None) -> None:
+    """Check floating-point tensors on one device, whose dtypes may differ."""
+    for name, tensor in tensors.items():
+        _checks.check_tensors({name: tensor})
+    devices = {name: str(tensor.device) for name, tensor in tensors.items() if tensor is not None}
+    if len(set(devices.values())) > 1:
+        raise TypeError(f"all tensors must have the same device, got {devices}; move them with .to()")
 
 
 def _gather(tensor: Tensor, axes: Sequence[Axis]) -> Tensor:

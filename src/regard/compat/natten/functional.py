@@ -6,12 +6,17 @@ image. `na1d`, `na2d` and `na3d` are heads last, `[B, *grid, nh, hd]`, and fused
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import wraps
 from typing import Any
 
 from torch import Tensor
 
 from regard.attention import _checks, neighborhood_attention
 from regard.compat.natten._historic import (
+    na1d_qk_with_bias,
+    na2d_qk_with_bias,
+    na3d_qk_with_bias,
     natten1dav,
     natten1dqk,
     natten1dqkrpb,
@@ -21,6 +26,7 @@ from regard.compat.natten._historic import (
     natten3dav,
     natten3dqk,
     natten3dqkrpb,
+    or_depth_apart,
 )
 from regard.compat.natten._unfused import Flags, Sizes, av, check_window, qk, refuse
 from regard.errors import UnsupportedError
@@ -29,12 +35,15 @@ __all__ = [
     "na1d",
     "na1d_av",
     "na1d_qk",
+    "na1d_qk_with_bias",
     "na2d",
     "na2d_av",
     "na2d_qk",
+    "na2d_qk_with_bias",
     "na3d",
     "na3d_av",
     "na3d_qk",
+    "na3d_qk_with_bias",
     "natten1dav",
     "natten1dqk",
     "natten1dqkrpb",
@@ -65,6 +74,20 @@ PERFORMANCE = frozenset(
         "xformers_kwargs",
     }
 )
+PERFORMANCE_NESTED = frozenset(  # in attention_kwargs: there, tiles are of one size
+    {
+        "backend",
+        "backward_kv_splits",
+        "backward_kv_tile_size",
+        "backward_q_tile_size",
+        "backward_use_pt_reduction",
+        "kernel_schedule",
+        "kv_tile_size",
+        "q_tile_size",
+        "run_persistent_kernel",
+        "torch_compile",
+    }
+)
 
 
 def neighborhood_attention_generic(
@@ -90,7 +113,7 @@ def neighborhood_attention_generic(
         key: `[B, *grid, nh, hd]`.
         value: `[B, *grid, nh, hd_v]`.
         kernel_size: keys per axis.
-        unnamed: refused: what follows kernel_size is the dilation in NATTEN 0.17 and the stride since 0.20.
+        unnamed: refused but for ones: what follows kernel_size is the dilation in NATTEN 0.17, the stride since 0.20.
         stride: see `regard.neighborhood_attention`; since NATTEN 0.20.
         dilation: distance between neighboring keys; None is 1.
         is_causal: whether keys after the query are hidden, per axis.
@@ -140,6 +163,7 @@ def neighborhood_attention_generic(
     )
 
 
+@wraps(neighborhood_attention_generic, assigned=())  # its signature
 def na1d(
     query: Tensor,
     key: Tensor,
@@ -153,6 +177,7 @@ def na1d(
     return neighborhood_attention_generic(query, key, value, kernel_size, *unnamed, **options)
 
 
+@wraps(neighborhood_attention_generic, assigned=())  # its signature
 def na2d(
     query: Tensor,
     key: Tensor,
@@ -166,6 +191,7 @@ def na2d(
     return neighborhood_attention_generic(query, key, value, kernel_size, *unnamed, **options)
 
 
+@wraps(neighborhood_attention_generic, assigned=())  # its signature
 def na3d(
     query: Tensor,
     key: Tensor,
@@ -234,6 +260,7 @@ def na2d_qk(
     return qk(2, query, key, rpb, kernel_size, dilation, is_causal)
 
 
+@or_depth_apart(natten3dqk)
 def na3d_qk(
     query: Tensor,
     key: Tensor,
@@ -243,7 +270,7 @@ def na3d_qk(
     is_causal: Flags | None = False,
     rpb: Tensor | None = None,
 ) -> Tensor:
-    """Return the logits of `[B, nh, D, H, W, hd]`; see `na2d_qk`."""
+    """Return the logits of `[B, nh, D, H, W, hd]`; see `na2d_qk`. Takes the sizes of `natten3dqk`, too."""
     refuse(additional_keys=additional_keys)
     return qk(3, query, key, rpb, kernel_size, dilation, is_causal)
 
@@ -274,6 +301,7 @@ def na2d_av(
     return av(2, attn, value, kernel_size, dilation, is_causal)
 
 
+@or_depth_apart(natten3dav)
 def na3d_av(
     attn: Tensor,
     value: Tensor,
@@ -282,25 +310,30 @@ def na3d_av(
     additional_values: Tensor | None = None,
     is_causal: Flags | None = False,
 ) -> Tensor:
-    """Sum values `[B, nh, D, H, W, hd]` under weights `[B, nh, D, H, W, K]`; see `na2d_qk`."""
+    """Sum values `[B, nh, D, H, W, hd]` under `[B, nh, D, H, W, K]`. Takes the sizes of `natten3dav`, too."""
     refuse(additional_values=additional_values)
     return av(3, attn, value, kernel_size, dilation, is_causal)
 
 
 def check_named(unnamed: tuple[object, ...]) -> None:
-    """Refuse arguments whose meaning depends on the version of NATTEN that the caller was written for."""
-    if unnamed:
+    """Refuse what means something else in every version of NATTEN; ones mean the same whatever they are called."""
+    if unnamed and not (len(unnamed) == 1 and _are_ones(unnamed[0])):
         raise TypeError(
             f"arguments after kernel_size must be named, got {unnamed}: first among them is the dilation in NATTEN up "
             "to 0.17 and the stride since 0.20; write dilation=... or stride=..."
         )
 
 
+def _are_ones(sizes: object) -> bool:
+    each = list(sizes) if isinstance(sizes, Iterable) else [sizes]
+    return bool(each) and all(size == 1 and not isinstance(size, bool) for size in each)
+
+
 def _check_performance(given: dict[str, object]) -> None:
     nested = given.get("attention_kwargs")
-    names = {*given, *(nested if isinstance(nested, dict) else ())}
-    if unknown := sorted(names - PERFORMANCE):
-        raise TypeError(f"unknown arguments {', '.join(unknown)}; ignored are {', '.join(sorted(PERFORMANCE))}")
+    for names, ignored in ((given, PERFORMANCE), (nested if isinstance(nested, dict) else {}, PERFORMANCE_NESTED)):
+        if unknown := sorted(set(names) - ignored):
+            raise TypeError(f"unknown arguments {', '.join(unknown)}; ignored are {', '.join(sorted(ignored))}")
 
 
 def _check_rank(rank: int, query: Tensor) -> None:
