@@ -70,6 +70,30 @@ def test_gradcheck(mechanism, sample):
     assert torch.autograd.gradcheck(function, tuple(tensors.values()), fast_mode=True)
 
 
+@pytest.mark.parametrize(
+    "mechanism", [pytest.param(m, id=m.name) for m in MECHANISMS if m.name != "softmax"]
+)  # PyTorch's
+def test_second_derivatives(mechanism):
+    sample = min(mechanism.samples, key=lambda sample: sum(t.numel() for t in sample.tensors().values()))
+    tensors = {name: tensor.requires_grad_() for name, tensor in sample.tensors(torch.float64).items()}
+
+    def function(*values):
+        return run(mechanism, sample, dict(zip(tensors, values, strict=True)), None)
+
+    assert torch.autograd.gradgradcheck(function, tuple(tensors.values()), fast_mode=True)
+
+
+@pytest.mark.parametrize("mechanism", [pytest.param(m, id=m.name) for m in MECHANISMS])
+def test_autocast(mechanism):
+    """What the reference keeps in float32, the kernel does too."""
+    sample = mechanism.samples[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = [leaves(run(mechanism, sample, sample.tensors(), backend)) for backend in (None, "reference")]
+    for got, expected in zip(*found, strict=True):
+        assert got.dtype == expected.dtype
+        torch.testing.assert_close(got, expected, rtol=0.05, atol=0.05)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(("mechanism", "sample"), FUSED)
 def test_budget(mechanism, sample, dtype):

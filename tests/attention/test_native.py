@@ -12,12 +12,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from budget import assert_definition, assert_within_budget
+from budget import assert_definition, assert_within_budget, leaves
 from regard.attention import (
     MECHANISMS,
     NeighborhoodAttention2d,
     WindowAttention,
     _native,
+    additive_attention,
     decompositions,
     efficient_additive_attention,
     neighborhood,
@@ -293,6 +294,78 @@ def test_nan_is_not_hidden(attention, dtype):
         assert expected.any() and torch.equal(got, expected)
 
 
+def nan_places(function, *tensors, **options):
+    """Where the outputs and the gradients are NaN, by the kernel and by the reference."""
+    found = []
+    for backend in ("fused", "reference"):
+        inputs = [tensor.clone().requires_grad_() for tensor in tensors]
+        outputs = leaves(function(*inputs, **options, backend=backend))
+        gradients = torch.autograd.grad([out.sum() for out in outputs], inputs)
+        found.append([tensor.isnan() for tensor in (*outputs, *gradients)])
+    return found
+
+
+@needs_native
+@pytest.mark.parametrize("which", [0, 1], ids=["query", "key"])
+def test_regions_of_a_shifted_window_are_apart(which):
+    tensors = draw(1, 7, 7, 1, 4)
+    tensors[which][0, 1, 1] = torch.nan  # the window's last token, after a shift by 2
+    got, expected = nan_places(window_attention, *tensors, window_size=7, shift_size=2)
+    assert any(0 < one.sum() < one.numel() for one in expected)
+    assert all(torch.equal(one, other) for one, other in zip(got, expected, strict=True))
+
+
+@needs_native
+@pytest.mark.parametrize("token", [0, 3, 32, 39])
+def test_hidden_tokens_of_additive_attention(token):
+    query, key = draw(1, 40, 2, 4, count=2)
+    query, weights = query.abs(), [torch.ones(2, 8)] * 2
+    key[0, token, 0, 1] = -torch.inf
+    results = [additive_attention(query, key, *weights, backend=backend) for backend in ("fused", "reference")]
+    assert 0 < results[1].isnan().sum() < results[1].numel()
+    torch.testing.assert_close(*results, equal_nan=True)
+
+
+@needs_native
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_what_cancels_is_seen_when_it_is_not_finite(value):
+    query, key, values = draw(1, 9, 2, 4)
+    bad, mixes = torch.tensor([0.0, value]), torch.eye(2)
+    weights = torch.ones(2, 8)
+    calls = [
+        partial(talking_heads_attention, query, key, values, mixes, mixes, logits_bias=bad),
+        partial(additive_attention, query, key, weights, weights, query_bias=bad),
+        partial(additive_attention, query, key, weights, weights, key_bias=bad),
+        partial(efficient_additive_attention, query.flatten(2), key.flatten(2), bad.repeat(4), token_norm="ones"),
+    ]
+    for call in calls:
+        got, expected = (leaves(call(backend=backend))[0].isnan() for backend in ("fused", "reference"))
+        assert expected.any() and torch.equal(got, expected)
+
+
+@needs_native
+def test_vmap_over_nothing():
+    (query,) = draw(0, 1, 4, 1, 2, count=1)
+    assert torch.vmap(lambda one: window_attention(one, one, one, 2, backend="fused"))(query).shape == query.shape
+
+
+@needs_native
+def test_separable_attention_needs_no_memory_for_large_patches():
+    program = """
+import resource, torch
+from regard.attention import separable_attention
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+scores, tokens = torch.randn(1, 128, 128, 1), torch.randn(1, 128, 128, 64)
+separable_attention(scores[:, :2, :2], tokens[:, :2, :2], tokens[:, :2, :2], backend="fused")
+before = peak()
+separable_attention(scores, tokens, tokens, patch_size=64, backend="fused")
+print((peak() - before) / (tokens.numel() * 4))
+"""
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert float(output) < 6  # of the tokens' size: outputs, sums, sums of runs
+
+
 @needs_native
 def test_out_of_memory():
     program = """
@@ -367,10 +440,18 @@ def test_flops_are_counted(attention):
     assert counter.get_total_flops() == 2 * products + 5 * products
 
 
-@pytest.mark.parametrize("first", ["regard", "torch.utils.flop_counter"])
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import regard",
+        "import torch.utils.flop_counter",
+        "import regard, importlib.util; importlib.util.find_spec(name)",
+    ],
+)
 def test_formulas_are_there_whichever_is_imported_first(first):
     program = f"""
-import {first}
+name = "torch.utils.flop_counter"
+{first}
 import regard, torch, torch.utils.flop_counter as counter
 print(torch.ops.regard.window_attention in counter.flop_registry)
 """

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from regard.attention.additive import op as additive
+from regard.attention.additive.reference import additive_attention
 from regard.attention.efficient_additive import op as efficient_additive
 from regard.attention.neighborhood import op as neighborhood
 from regard.attention.separable import op as separable
@@ -27,7 +27,7 @@ def decompositions() -> dict[torch._ops.OpOverload, Callable[..., Any]]:
         False
     """
     return {
-        torch.ops.regard.additive_attention.default: additive.decompose,
+        torch.ops.regard.additive_attention.default: additive_attention,
         torch.ops.regard.efficient_additive_attention.default: efficient_additive.decompose,
         torch.ops.regard.separable_attention.default: separable.decompose,
         torch.ops.regard.neighborhood_attention.default: neighborhood.decompose,

@@ -1,7 +1,8 @@
-"""What fused operators owe to torch's transforms: autocast, forward-mode and functional differentiation, tracing."""
+"""What fused operators owe to PyTorch: gradients of any order, `vmap`, autocast, and a word where they cannot serve."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +25,64 @@ def untraceable_reasons() -> list[str]:
     return reasons
 
 
+def register_gradients(
+    operator: Any,  # noqa: ANN401
+    gradients: Callable[..., Sequence[Tensor | None]],
+    definition: Callable[..., Any],
+    *,
+    statistics: bool = False,
+) -> None:
+    """Make an operator differentiable.
+
+    Args:
+        operator: made by `torch.library.custom_op`.
+        gradients: takes the operator's inputs as a list and the gradients of its outputs, and returns the gradients of
+            the inputs, None for what is no tensor.
+        definition: the reference as a function of the operator's inputs. It serves where gradients are to be
+            differentiated again.
+        statistics: whether the second output is one that `gradients` reads, in place of its gradient.
+    """
+
+    def save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ANN401
+        ctx.places = [place for place, x in enumerate(inputs) if isinstance(x, Tensor)]
+        ctx.options = [None if isinstance(x, Tensor) else x for x in inputs]
+        kept = [output[1]] if statistics else []
+        ctx.mark_non_differentiable(*kept)
+        ctx.save_for_backward(*(inputs[place] for place in ctx.places), *kept)
+
+    def differentiate(ctx: Any, *out_gradients: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        inputs = list(ctx.options)
+        *tensors, last = ctx.saved_tensors if statistics else (*ctx.saved_tensors, None)
+        for place, tensor in zip(ctx.places, tensors, strict=True):
+            inputs[place] = tensor
+        if torch.is_grad_enabled():  # create_graph=True
+            wanted = [place for place in ctx.places if ctx.needs_input_grad[place]]
+            return _gradients_of(definition, inputs, wanted, out_gradients[: 1 if statistics else None])
+        return tuple(gradients(inputs, out_gradients[0], last) if statistics else gradients(inputs, *out_gradients))
+
+    operator.register_autograd(differentiate, setup_context=save)
+
+
+def _gradients_of(
+    definition: Callable[..., Any], inputs: list[Any], wanted: list[int], out_gradients: Sequence[Tensor]
+) -> tuple[Tensor | None, ...]:
+    """Compute gradients that can be differentiated again."""
+    output = definition(*inputs)
+    outputs = (output,) if isinstance(output, Tensor) else output
+    pairs = [pair for pair in zip(outputs, out_gradients, strict=False) if pair[0].requires_grad]
+    found = torch.autograd.grad(
+        [out for out, _ in pairs],
+        [inputs[place] for place in wanted],
+        [gradient for _, gradient in pairs],
+        create_graph=True,
+        allow_unused=True,
+    )
+    result: list[Tensor | None] = [None] * len(inputs)
+    for place, gradient in zip(wanted, found, strict=True):
+        result[place] = gradient
+    return tuple(result)
+
+
 def map_entries(operator: Any) -> Any:  # noqa: ANN401
     """Make the rule by which `torch.func.vmap` calls an operator: once for every entry."""
 
@@ -32,13 +91,15 @@ def map_entries(operator: Any) -> Any:  # noqa: ANN401
             isinstance(x, Tensor) and dim is not None for x, dim in zip(inputs, in_dims, strict=True)
         ]  # lists of numbers have lists of None
         first = [x.movedim(dim, 0) if here else x for x, dim, here in zip(inputs, in_dims, mapped, strict=True)]
+        if not info.batch_size:  # the shapes are those of one entry
+            first = [x.new_zeros(1, *x.shape[1:]) if here else x for x, here in zip(first, mapped, strict=True)]
         results = [
             operator(*(x[entry] if here else x for x, here in zip(first, mapped, strict=True)))
-            for entry in range(info.batch_size)
+            for entry in range(max(info.batch_size, 1))
         ]
         if isinstance(results[0], Tensor):
-            return torch.stack(results), 0
-        stacked = type(results[0])(map(torch.stack, zip(*results, strict=True)))
+            return torch.stack(results)[: info.batch_size], 0
+        stacked = type(results[0])(torch.stack(outputs)[: info.batch_size] for outputs in zip(*results, strict=True))
         return stacked, type(stacked)(0 for _ in stacked)
 
     return rule

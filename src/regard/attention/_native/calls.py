@@ -82,3 +82,8 @@ def statistics_dtype(tensor: Tensor) -> torch.dtype:
 def table(bias: Tensor | None) -> Tensor | None:
     """Make a bias what kernels read: contiguous, of the dtype that they compute in."""
     return None if bias is None else bias.to(statistics_dtype(bias)).contiguous()
+
+
+def empty_gradients(*tensors: Tensor | None) -> list[Tensor]:
+    """Make room for the gradients of the tensors that there are."""
+    return [tensor.new_empty(tensor.shape) for tensor in tensors if tensor is not None]

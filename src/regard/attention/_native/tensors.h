@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <exception>
 
 #include "simd.h"
 
@@ -99,7 +100,7 @@ constexpr int64_t whole_vectors(int64_t elements) {
 }
 
 // Calls run<T, Stored>() for an element type: 0 float32, 1 bfloat16, 2 float16, 3 float64. Statistics and biases are
-// float64 for float64 and float32 for all others. Returns 0, or 1 if there was not enough memory.
+// float64 for float64 and float32 for all others. Returns 0, or 1 if there was not enough memory: nothing else is thrown here.
 template <typename Run>
 int for_dtype(int64_t dtype, Run run) {
     try {
@@ -107,7 +108,7 @@ int for_dtype(int64_t dtype, Run run) {
         if (dtype == 1) run(float(), BFloat16());
         if (dtype == 2) run(float(), Half());
         if (dtype == 3) run(double(), double());
-    } catch (const std::bad_alloc&) {
+    } catch (const std::exception&) {  // bad_alloc, or length_error of a vector
         return 1;
     }
     return 0;

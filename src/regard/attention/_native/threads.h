@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cstdint>
 #include <cstring>
+#include <exception>
 #include <memory>
 #include <new>
 
@@ -29,7 +30,7 @@ void in_parallel(int64_t units, int64_t threads, Body body) {
         const int64_t begin = thread * units / count, end = (thread + 1) * units / count;
         try {
             if (begin < end) body(int(thread), begin, end);
-        } catch (const std::bad_alloc&) {
+        } catch (const std::exception&) {  // bad_alloc, or length_error of a vector
             out_of_memory = true;
         }
     }
@@ -43,9 +44,11 @@ T* arena(int64_t elements) {
     thread_local std::unique_ptr<char[]> memory;
     thread_local int64_t capacity = 0;
     const int64_t bytes = elements * int64_t(sizeof(T)) + 64;
-    if (bytes > capacity || (!elements && capacity > kept)) {
+    if (!elements && capacity <= kept) return nullptr;
+    if (bytes > capacity || !elements) {
         capacity = 0;
         memory.reset();  // before the larger one comes
+        if (!elements) return nullptr;
         memory.reset(new char[size_t(bytes)]);
         capacity = bytes;
     }

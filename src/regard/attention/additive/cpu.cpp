@@ -69,7 +69,7 @@ PooledHeads<T> pool_heads(const AdditiveProblem& p, const Factored<T, Stored>& r
                     sum[h] *= shrink;
                     most[h] = score;
                 }
-                const double factor = std::exp(double(score) - most[h]);
+                const double factor = score == kHidden<T> ? 0.0 : std::exp(double(score) - most[h]);  // most may be hidden too
                 sum[h] += factor;
                 for (int64_t c = 0; c < dim; ++c) mine[c] += here[c] * factor;
             }

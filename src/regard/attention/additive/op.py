@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from regard.attention._native import calls
-from regard.attention._transforms import cast_for_autocast, map_entries
+from regard.attention._transforms import map_entries, register_gradients
 from regard.attention.additive import reference
 
 
@@ -24,21 +24,8 @@ def additive_attention(
 ) -> Tensor:
     """Call the operator with what the reference takes."""
     tokens = (query.flatten(1, -3), key.flatten(1, -3))  # [B, N, nh, hd]
-    out: Tensor = _forward(*cast_for_autocast(*tokens, query_weight, key_weight, query_bias, key_bias), scale)
+    out: Tensor = _forward(*tokens, query_weight, key_weight, query_bias, key_bias, scale)
     return out.view(query.shape)
-
-
-def decompose(
-    query: Tensor,
-    key: Tensor,
-    query_weight: Tensor,
-    key_weight: Tensor,
-    query_bias: Tensor | None,
-    key_bias: Tensor | None,
-    scale: float,
-) -> Tensor:
-    """Do what the operator does with the reference, for exporters."""
-    return reference.additive_attention(query, key, query_weight, key_weight, query_bias, key_bias, scale)
 
 
 @torch.library.custom_op("regard::additive_attention", mutates_args=(), device_types="cpu")
@@ -51,9 +38,10 @@ def _forward(
     key_bias: Tensor | None,
     scale: float,
 ) -> Tensor:
-    """Return the output, `[B, N, nh, hd]`; the biases of the scores cancel in the softmax."""
+    """Return the output, `[B, N, nh, hd]`; the scores' biases cancel in the softmax unless they are NaN or infinite."""
     out = query.new_empty(query.shape)
-    weights = calls.table(query_weight), calls.table(key_weight)  # named, so that they live until they have been read
+    pairs = ((query_weight, query_bias), (key_weight, key_bias))
+    weights = [calls.table(weight if bias is None else weight + 0 * bias[:, None]) for weight, bias in pairs]
     if out.numel():
         tokens = _side_by_side(query, key, out)
         problem, operands = _problem(query, scale), calls.operands(*tokens)
@@ -66,7 +54,7 @@ def _backward(
     out_gradient: Tensor, query: Tensor, key: Tensor, query_weight: Tensor, key_weight: Tensor, scale: float
 ) -> list[Tensor]:
     """Return the gradients of query, key and both weights."""
-    gradients = _gradients(query, key, query_weight, key_weight)
+    gradients = calls.empty_gradients(query, key, query_weight, key_weight)
     weights = calls.table(query_weight), calls.table(key_weight)
     collected = [torch.zeros_like(weight) for weight in weights if weight is not None]
     if query.numel():
@@ -84,10 +72,6 @@ def _backward(
     return gradients
 
 
-def _gradients(*tensors: Tensor) -> list[Tensor]:
-    return [tensor.new_empty(tensor.shape) for tensor in tensors]
-
-
 @_forward.register_fake
 def _fake_forward(query: Tensor, *_: object) -> Tensor:
     return query.new_empty(query.shape)
@@ -95,22 +79,16 @@ def _fake_forward(query: Tensor, *_: object) -> Tensor:
 
 @_backward.register_fake
 def _fake_backward(_: Tensor, *tensors: Any) -> list[Tensor]:  # noqa: ANN401
-    return _gradients(*tensors[:-1])
+    return calls.empty_gradients(*tensors[:-1])
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ANN401
-    *tensors, ctx.scale = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def _differentiate(ctx: Any, out_gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-    *tensors, query_bias, key_bias = ctx.saved_tensors
-    gradients = _backward(out_gradient, *tensors, ctx.scale)
+def _gradients(inputs: list[Any], out_gradient: Tensor) -> list[Tensor | None]:
+    *tensors, query_bias, key_bias, scale = inputs
     nothing = (None if bias is None else torch.zeros_like(bias) for bias in (query_bias, key_bias))  # they cancel
-    return (*gradients, *nothing, None)
+    return [*_backward(out_gradient, *tensors, scale), *nothing, None]
 
 
-_forward.register_autograd(_differentiate, setup_context=_save)
+register_gradients(_forward, _gradients, reference.additive_attention)
 _forward.register_vmap(map_entries(_forward))
 _backward.register_vmap(map_entries(_backward))
 

@@ -59,6 +59,8 @@ Pooled<T> pool_queries(const EfficientAdditiveInputs<T, Stored>& in, Write write
     // Scores must be the same bits wherever they are computed: were they scaled afterwards, the compiler might join that
     // product with a subtraction in one place only.
     for (int64_t c = 0; c < p.channels; ++c) pooled.weight[size_t(c)] = in.weight[c] * T(p.scale);
+    T one = 1;  // every token's weight without scores, unless the vector is NaN or infinite
+    for (int64_t c = 0; c < p.channels; ++c) one += T(0) * in.weight[c];
     units.in_all_threads(p.threads, [&](int64_t unit, int64_t batch, int64_t token, int64_t end) {
         Pieces<T> pieces(2 * pitch);
         T *const row = pieces.take(pitch), *const context = pieces.take(pitch);
@@ -67,7 +69,7 @@ Pooled<T> pool_queries(const EfficientAdditiveInputs<T, Stored>& in, Write write
             in.query.read(row, batch, token);
             unit_length(row, pitch, p.smallest);
             write(row, batch, token);
-            const T score = p.token_norm == kOnes ? T(1) : dot(row, pooled.weight.data(), pitch);
+            const T score = p.token_norm == kOnes ? one : dot(row, pooled.weight.data(), pitch);
             T factor = score;
             if (p.token_norm == kSoftmax) {
                 if (score > most) {  // what was added so far shrinks
@@ -76,7 +78,7 @@ Pooled<T> pool_queries(const EfficientAdditiveInputs<T, Stored>& in, Write write
                     sum *= shrink;
                     most = score;
                 }
-                factor = std::exp(score - most);
+                factor = score == kHidden<T> ? T(0) : std::exp(score - most);  // most may be hidden too
             }
             sum += p.token_norm == kL2 ? score * score : factor;
             add_scaled(context, row, factor, pitch);

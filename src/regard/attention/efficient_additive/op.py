@@ -10,7 +10,7 @@ from torch import Tensor
 
 from regard.attention._native import calls
 from regard.attention._pooling import TokenNorm
-from regard.attention._transforms import cast_for_autocast, map_entries
+from regard.attention._transforms import map_entries, register_gradients
 from regard.attention.efficient_additive import reference
 
 NORMS = ("softmax", "l2", "ones")  # in cpu.cpp's order
@@ -20,14 +20,12 @@ def efficient_additive_attention(
     query: Tensor, key: Tensor, weight: Tensor, token_norm: TokenNorm, scale: float
 ) -> tuple[Tensor, Tensor]:
     """Call the operator with what the reference takes."""
-    out, unit_query = _forward(
-        *cast_for_autocast(query.flatten(1, -2), key.flatten(1, -2), weight), NORMS.index(token_norm), scale
-    )
+    out, unit_query = _forward(query.flatten(1, -2), key.flatten(1, -2), weight, NORMS.index(token_norm), scale)
     return out.view(query.shape), unit_query.view(query.shape)
 
 
 def decompose(query: Tensor, key: Tensor, weight: Tensor, token_norm: int, scale: float) -> tuple[Tensor, Tensor]:
-    """Do what the operator does with the reference, for exporters."""
+    """Do what the operator does with the reference."""
     return reference.efficient_additive_attention(query, key, weight, NORMS[token_norm], scale)  # type: ignore[arg-type]
 
 
@@ -58,7 +56,7 @@ def _backward(
     scale: float,
 ) -> list[Tensor]:
     """Return the gradients of query, key and weight."""
-    gradients = _gradients(query, key, weight)
+    gradients = calls.empty_gradients(query, key, weight)
     vector = calls.table(weight)
     vector_gradient = torch.zeros_like(weight, dtype=calls.statistics_dtype(weight))
     if query.numel():
@@ -74,10 +72,6 @@ def _backward(
     return gradients
 
 
-def _gradients(*tensors: Tensor) -> list[Tensor]:
-    return [tensor.new_empty(tensor.shape) for tensor in tensors]
-
-
 @_forward.register_fake
 def _fake_forward(query: Tensor, *_: object) -> tuple[Tensor, Tensor]:
     return query.new_empty(query.shape), query.new_empty(query.shape)
@@ -85,19 +79,14 @@ def _fake_forward(query: Tensor, *_: object) -> tuple[Tensor, Tensor]:
 
 @_backward.register_fake
 def _fake_backward(_: Tensor, __: Tensor, query: Tensor, key: Tensor, weight: Tensor, *___: object) -> list[Tensor]:
-    return _gradients(query, key, weight)
+    return calls.empty_gradients(query, key, weight)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:  # noqa: ANN401
-    *tensors, ctx.token_norm, ctx.scale = inputs
-    ctx.save_for_backward(*tensors)
+def _gradients(inputs: list[Any], *out_gradients: Tensor) -> list[Tensor | None]:
+    return [*_backward(*out_gradients, *inputs), None, None]
 
 
-def _differentiate(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-    return (*_backward(*gradients, *ctx.saved_tensors, ctx.token_norm, ctx.scale), None, None)
-
-
-_forward.register_autograd(_differentiate, setup_context=_save)
+register_gradients(_forward, _gradients, decompose)
 _forward.register_vmap(map_entries(_forward))
 _backward.register_vmap(map_entries(_backward))
 

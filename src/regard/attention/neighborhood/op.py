@@ -12,7 +12,7 @@ from torch import Tensor
 
 from regard.attention._flops import flop_formula
 from regard.attention._native import calls
-from regard.attention._transforms import cast_for_autocast, map_entries
+from regard.attention._transforms import cast_for_autocast, map_entries, register_gradients
 from regard.attention.neighborhood import reference
 from regard.attention.neighborhood.reference import Axis
 
@@ -37,7 +37,7 @@ def decompose(
     is_causal: Sequence[bool],
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """Do what the operator does with the reference, for exporters; nobody reads the log-sum-exps there."""
+    """Do what the operator does with the reference; nobody reads the log-sum-exps there."""
     axes = [Axis(*options) for options in zip(kernel_size, dilation, stride, is_causal, strict=True)]
     out = reference.neighborhood_attention(query, key, value, axes, bias, scale, 0.0)
     return out, query.new_zeros(query.shape[:-1], dtype=calls.statistics_dtype(query))
@@ -85,7 +85,7 @@ def _backward(
     scale: float,
 ) -> list[Tensor]:
     """Return the gradients of query, key, value and, where there is one, bias."""
-    gradients = _gradients(query, key, value, bias)
+    gradients = calls.empty_gradients(query, key, value, bias)
     table = calls.table(bias)
     table_gradient = None if table is None else torch.zeros_like(table)
     statistics = lse.new_empty(2, *lse.shape)
@@ -110,10 +110,6 @@ def _outputs(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     return out, query.new_empty(query.shape[:-1], dtype=calls.statistics_dtype(query))
 
 
-def _gradients(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> list[Tensor]:
-    return [tensor.new_empty(tensor.shape) for tensor in (query, key, value, bias) if tensor is not None]
-
-
 @_forward.register_fake
 def _fake_forward(query: Tensor, key: Tensor, value: Tensor, *_: object) -> tuple[Tensor, Tensor]:
     return _outputs(query, value)
@@ -123,22 +119,15 @@ def _fake_forward(query: Tensor, key: Tensor, value: Tensor, *_: object) -> tupl
 def _fake_backward(
     _: Tensor, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, *__: object
 ) -> list[Tensor]:
-    return _gradients(query, key, value, bias)
+    return calls.empty_gradients(query, key, value, bias)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:  # noqa: ANN401
-    query, key, value, bias, *ctx.options = inputs
-    ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(query, key, value, bias, output[1])
+def _gradients(inputs: list[Any], out_gradient: Tensor, lse: Tensor) -> list[Tensor | None]:
+    gradients = _backward(out_gradient, *inputs[:4], lse, *inputs[4:])
+    return [*gradients, *[None] * (len(inputs) - len(gradients))]
 
 
-def _differentiate(ctx: Any, out_gradient: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-    query, key, value, bias, lse = ctx.saved_tensors
-    gradients = _backward(out_gradient, query, key, value, bias, lse, *ctx.options)
-    return (*gradients, *[None] * (4 - len(gradients) + len(ctx.options)))
-
-
-_forward.register_autograd(_differentiate, setup_context=_save)
+register_gradients(_forward, _gradients, decompose, statistics=True)
 
 
 @_forward.register_vmap

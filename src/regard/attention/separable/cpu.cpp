@@ -1,6 +1,7 @@
 // Separable attention on the CPU, forward and backward: one pass over scores and keys, one over values. Positions with
 // different places in their patches have context vectors of their own.
 #include <cmath>
+#include <utility>
 
 #include "../_native/tokens.h"
 
@@ -11,20 +12,33 @@ struct SeparableProblem {
     int64_t keys[3], values[3], patch[3];  // both grids, and positions of a patch per axis
 };
 
-// The places in a patch, and which of them a token has.
+// The places in a patch, which of them a token has, and runs of tokens that have the same.
 struct Places {
+    struct Run {
+        int64_t place, begin, end;  // of `order`
+    };
     int64_t tokens = 1, count = 1;
-    std::vector<int32_t> of_token;
+    std::vector<int32_t> of_token, order;  // tokens, place by place
+    std::vector<Run> runs;                 // short: sums of short sums round less than one long one
 
     Places(const int64_t* grid, const int64_t* patch) {
         for (int axis = 0; axis < 3; ++axis) {
             tokens *= grid[axis];
             count *= patch[axis];
         }
+        std::vector<int64_t> ends(size_t(count + 1));
         for (int64_t t = 0; t < tokens; ++t) {
             const int64_t at[3] = {t / (grid[1] * grid[2]), t / grid[2] % grid[1], t % grid[2]};
             of_token.push_back(int32_t((at[0] % patch[0] * patch[1] + at[1] % patch[1]) * patch[2] + at[2] % patch[2]));
+            ++ends[size_t(of_token.back()) + 1];
         }
+        for (int64_t place = 0; place < count; ++place) {
+            int64_t begin = ends[size_t(place)];
+            const int64_t end = ends[size_t(place) + 1] += begin;
+            for (; begin < end; begin += kTokensOfUnit) runs.push_back({place, begin, std::min(begin + kTokensOfUnit, end)});
+        }
+        order.resize(size_t(tokens));
+        for (int64_t t = 0; t < tokens; ++t) order[size_t(ends[size_t(of_token[size_t(t)])]++)] = int32_t(t);
     }
 };
 
@@ -34,28 +48,36 @@ struct SeparableInputs {
     TokenRows<T, const Stored> score, key, value;
 };
 
-// Sums over the tokens of every place, [unit][place][C], added up to [batch entry][place][C].
-template <typename T>
-struct PlaceSums {
-    TokenUnits units;
-    int64_t places, pitch;
-    std::vector<T> partial;
+// Some tokens of one place.
+struct TokensOfPlace {
+    const int32_t *first, *last;
 
-    PlaceSums(int64_t batch, const Places& of, int64_t pitch)
-        : units(batch, of.tokens), places(of.count), pitch(pitch), partial(size_t(units.count * places * pitch)) {}
-    T* at(int64_t unit, int64_t place) { return partial.data() + (unit * places + place) * pitch; }
-    std::vector<T> total() const {
-        const int64_t size = places * pitch;
-        std::vector<T> sums(size_t(units.count / units.of_entry * size));
-        for (size_t i = 0; i < sums.size(); ++i) {
-            const int64_t first = int64_t(i) / size * units.of_entry;
-            double sum = 0;
-            for (int64_t unit = 0; unit < units.of_entry; ++unit) sum += partial[size_t((first + unit) * size + int64_t(i) % size)];
-            sums[i] = T(sum);
-        }
-        return sums;
-    }
+    const int32_t* begin() const { return first; }
+    const int32_t* end() const { return last; }
 };
+
+// Calls body(sum, batch entry, place, tokens) for all runs in all threads, and returns the sums of every place,
+// [batch entry][place][pitch], which are the same whatever the threads.
+template <typename T, typename Body>
+std::vector<T> sums_of_places(const SeparableProblem& p, const Places& places, int64_t pitch, Body body) {
+    const int64_t runs = int64_t(places.runs.size());
+    std::vector<T> partial(size_t(p.batch * runs * pitch)), sums(size_t(p.batch * places.count * pitch));
+    in_parallel(p.batch * runs, p.threads, [&](int, int64_t unit, int64_t end) {
+        for (; unit < end; ++unit) {
+            const Places::Run& run = places.runs[size_t(unit % runs)];
+            body(partial.data() + unit * pitch, unit / runs, run.place, TokensOfPlace{places.order.data() + run.begin, places.order.data() + run.end});
+        }
+    });
+    std::vector<double> sum(size_t(pitch), 0.0);
+    for (int64_t unit = 0; unit < p.batch * runs; ++unit) {
+        const int64_t place = places.runs[size_t(unit % runs)].place;
+        for (int64_t c = 0; c < pitch; ++c) sum[size_t(c)] += partial[size_t(unit * pitch + c)];
+        if (unit % runs + 1 < runs && places.runs[size_t(unit % runs) + 1].place == place) continue;
+        T* const to = sums.data() + (unit / runs * places.count + place) * pitch;
+        for (int64_t c = 0; c < pitch; ++c) to[c] = T(std::exchange(sum[size_t(c)], 0.0));
+    }
+    return sums;
+}
 
 // The softmax of the scores over the tokens of every place, [batch entry][token].
 template <typename T, typename Stored>
@@ -87,16 +109,14 @@ std::vector<T> weights_of(const SeparableInputs<T, Stored>& in, const Places& pl
 template <typename T, typename Stored>
 std::vector<T> contexts_of(const SeparableInputs<T, Stored>& in, const Places& places, const std::vector<T>& weights) {
     const int64_t pitch = in.key.pitch;
-    PlaceSums<T> sums(in.problem.batch, places, pitch);
-    sums.units.in_all_threads(in.problem.threads, [&](int64_t unit, int64_t batch, int64_t token, int64_t end) {
+    return sums_of_places<T>(in.problem, places, pitch, [&](T* sum, int64_t batch, int64_t, TokensOfPlace tokens) {
         Pieces<T> pieces(pitch);
         T* const key = pieces.take(pitch);
-        for (; token < end; ++token) {
+        for (const int32_t token : tokens) {
             in.key.read(key, batch, token);
-            add_scaled(sums.at(unit, places.of_token[size_t(token)]), key, weights[size_t(batch * places.tokens + token)], pitch);
+            add_scaled(sum, key, weights[size_t(batch * places.tokens + token)], pitch);
         }
     });
-    return sums.total();
 }
 
 template <typename T, typename Stored>
@@ -132,14 +152,11 @@ void separable_backward(const SeparableInputs<T, Stored>& in, const SeparableGra
     const Places places(p.keys, p.patch), value_places(p.values, p.patch);
     const std::vector<T> weights = weights_of(in, places), contexts = contexts_of(in, places, weights);
     const int64_t pitch = in.key.pitch;
-    PlaceSums<T> sums(p.batch, value_places, pitch);
-    sums.units.in_all_threads(p.threads, [&](int64_t unit, int64_t batch, int64_t token, int64_t end) {
+    const std::vector<T> slopes = sums_of_places<T>(p, value_places, pitch, [&](T* sum, int64_t batch, int64_t place, TokensOfPlace tokens) {
+        const T* const context = contexts.data() + (batch * places.count + place) * pitch;
         Pieces<T> pieces(2 * pitch);
         T *const value = pieces.take(pitch), *const slope = pieces.take(pitch);
-        for (; token < end; ++token) {
-            const int64_t place = value_places.of_token[size_t(token)];
-            const T* const context = contexts.data() + (batch * places.count + place) * pitch;
-            T* const sum = sums.at(unit, place);
+        for (const int32_t token : tokens) {
             in.value.read(value, batch, token);
             gradients.out.read(slope, batch, token);
             for (int64_t c = 0; c < pitch; c += kLanes<T>) {
@@ -150,7 +167,6 @@ void separable_backward(const SeparableInputs<T, Stored>& in, const SeparableGra
             gradients.value.write(slope, batch, token);
         }
     });
-    const std::vector<T> slopes = sums.total();
     TokenUnits(p.batch, places.tokens).in_all_threads(p.threads, [&](int64_t, int64_t batch, int64_t token, int64_t end) {
         Pieces<T> pieces(pitch);
         T* const key = pieces.take(pitch);

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from regard.attention._native import calls
-from regard.attention._transforms import cast_for_autocast, map_entries
+from regard.attention._transforms import map_entries, register_gradients
 from regard.attention.separable import reference
 
 
@@ -18,7 +18,7 @@ def separable_attention(query: Tensor, key: Tensor, value: Tensor, patch_size: t
     """Call the operator with what the reference takes."""
     grids = list(key.shape[1:-1]), list(value.shape[1:-1])
     tensors = (tensor.flatten(1, -2) for tensor in (query, key, value))  # [B, N, C]
-    return _forward(*cast_for_autocast(*tensors), *grids, list(patch_size)).view(value.shape)
+    return _forward(*tensors, *grids, list(patch_size)).view(value.shape)
 
 
 def decompose(
@@ -29,7 +29,7 @@ def decompose(
     value_grid: Sequence[int],
     patch_size: Sequence[int],
 ) -> Tensor:
-    """Do what the operator does with the reference, for exporters."""
+    """Do what the operator does with the reference."""
     query, key = query.unflatten(1, key_grid), key.unflatten(1, key_grid)
     out = reference.separable_attention(query, key, value.unflatten(1, value_grid), tuple(patch_size), 0.0)
     return out.flatten(1, -2)
@@ -63,16 +63,12 @@ def _backward(
     patch_size: Sequence[int],
 ) -> list[Tensor]:
     """Return the gradients of query, key and value."""
-    gradients = _gradients(query, key, value)
+    gradients = calls.empty_gradients(query, key, value)
     if out_gradient.numel():
         problem = _problem(key, key_grid, value_grid, patch_size)
         operands = _operands(query, key, value, out_gradient, *gradients)
         calls.call("regard_separable_backward", key.dtype, problem, operands)
     return gradients
-
-
-def _gradients(*tensors: Tensor) -> list[Tensor]:
-    return [tensor.new_empty(tensor.shape) for tensor in tensors]
 
 
 @_forward.register_fake
@@ -82,19 +78,14 @@ def _fake_forward(query: Tensor, key: Tensor, value: Tensor, *_: object) -> Tens
 
 @_backward.register_fake
 def _fake_backward(_: Tensor, query: Tensor, key: Tensor, value: Tensor, *__: object) -> list[Tensor]:
-    return _gradients(query, key, value)
+    return calls.empty_gradients(query, key, value)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ANN401
-    ctx.save_for_backward(*inputs[:3])
-    ctx.grids = inputs[3:]
+def _gradients(inputs: list[Any], out_gradient: Tensor) -> list[Tensor | None]:
+    return [*_backward(out_gradient, *inputs), None, None, None]
 
 
-def _differentiate(ctx: Any, out_gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-    return (*_backward(out_gradient, *ctx.saved_tensors, *ctx.grids), None, None, None)
-
-
-_forward.register_autograd(_differentiate, setup_context=_save)
+register_gradients(_forward, _gradients, decompose)
 _forward.register_vmap(map_entries(_forward))
 _backward.register_vmap(map_entries(_backward))
 

@@ -71,9 +71,9 @@ struct QueryBlock {
     static int64_t most_rows(const TalkingProblem& p, int64_t bytes) {
         const int64_t one = planes(p) * whole_vectors<T>(p.keys) * int64_t(sizeof(T));
         const int64_t most = std::min(std::clamp<int64_t>(bytes / one, 4, kMostRowsOfBlock), p.queries);
-        const int64_t share = (p.batch * p.queries + p.threads - 1) / p.threads;  // every thread is to have a block
-        const int64_t blocks = (p.queries + std::min(most, share) - 1) / std::min(most, share);
-        return (p.queries + blocks - 1) / blocks;
+        const int64_t blocks = (p.queries + most - 1) / most;
+        const int64_t rounds = (blocks + p.threads - 1) / p.threads;  // every thread is to have as many blocks
+        return (p.queries + rounds * p.threads - 1) / (rounds * p.threads);
     }
     static int64_t elements(const TalkingProblem& p, int64_t rows) {
         const int64_t pitch = whole_vectors<T>(p.keys);

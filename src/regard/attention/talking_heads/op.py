@@ -11,7 +11,7 @@ from torch import Tensor
 
 from regard.attention._flops import flop_formula
 from regard.attention._native import calls
-from regard.attention._transforms import cast_for_autocast, map_entries
+from regard.attention._transforms import cast_for_autocast, map_entries, register_gradients
 from regard.attention.talking_heads import reference
 
 
@@ -32,20 +32,10 @@ def talking_heads_attention(
     return out.unflatten(1, query.shape[1:-2])
 
 
-def decompose(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    logits_mix: Tensor,
-    weights_mix: Tensor,
-    logits_bias: Tensor | None,
-    weights_bias: Tensor | None,
-    scale: float,
-) -> Tensor:
-    """Do what the operator does with the reference, for exporters."""
-    return reference.talking_heads_attention(
-        query, key, value, logits_mix, weights_mix, logits_bias, weights_bias, scale, 0.0
-    )
+def decompose(*inputs: Any) -> Tensor:  # noqa: ANN401
+    """Do what the operator does with the reference."""
+    no_dropout = (*inputs, 0.0)
+    return reference.talking_heads_attention(*no_dropout)
 
 
 @torch.library.custom_op("regard::talking_heads_attention", mutates_args=(), device_types="cpu")
@@ -59,8 +49,9 @@ def _forward(
     weights_bias: Tensor | None,
     scale: float,
 ) -> Tensor:
-    """Return the output, `[B, N, h_v, hd_v]`; the bias of the logits cancels in the softmax."""
+    """Return the output, `[B, N, h_v, hd_v]`; the logits' bias cancels in the softmax unless it is NaN or infinite."""
     out = _empty_output(query, value)
+    logits_mix = logits_mix if logits_bias is None else logits_mix + 0 * logits_bias[:, None]
     mixes = _mixes(logits_mix, weights_mix, weights_bias)  # named, so that they live until the kernel has read them
     if out.numel():
         calls.call(
@@ -85,7 +76,7 @@ def _backward(
     scale: float,
 ) -> list[Tensor]:
     """Return the gradients of query, key, value, both mixes and, where there is one, the bias of the weights."""
-    gradients = _gradients(query, key, value, logits_mix, weights_mix, weights_bias)
+    gradients = calls.empty_gradients(query, key, value, logits_mix, weights_mix, weights_bias)
     mixes = _mixes(logits_mix, weights_mix, weights_bias)
     collected = [None if mix is None else torch.zeros_like(mix) for mix in mixes]
     if out_gradient.numel():
@@ -107,10 +98,6 @@ def _empty_output(query: Tensor, value: Tensor) -> Tensor:
     return query.new_empty(*query.shape[:2], *value.shape[2:])
 
 
-def _gradients(*tensors: Tensor | None) -> list[Tensor]:
-    return [tensor.new_empty(tensor.shape) for tensor in tensors if tensor is not None]
-
-
 def _mixes(*mixes: Tensor | None) -> list[Tensor | None]:
     return [calls.table(mix) for mix in mixes]
 
@@ -122,22 +109,17 @@ def _fake_forward(query: Tensor, key: Tensor, value: Tensor, *_: object) -> Tens
 
 @_backward.register_fake
 def _fake_backward(_: Tensor, *tensors: Any) -> list[Tensor]:  # noqa: ANN401
-    return _gradients(*tensors[:-1])
+    return calls.empty_gradients(*tensors[:-1])
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ANN401
-    query, key, value, logits_mix, weights_mix, logits_bias, weights_bias, ctx.scale = inputs
-    ctx.save_for_backward(query, key, value, logits_mix, weights_mix, logits_bias, weights_bias)
-
-
-def _differentiate(ctx: Any, out_gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-    *tensors, logits_bias, weights_bias = ctx.saved_tensors
-    gradients = _backward(out_gradient, *tensors, weights_bias, ctx.scale)
+def _gradients(inputs: list[Any], out_gradient: Tensor) -> list[Tensor | None]:
+    *tensors, logits_bias, weights_bias, scale = inputs
+    gradients: list[Tensor | None] = [*_backward(out_gradient, *tensors, weights_bias, scale)]
     nothing = None if logits_bias is None else torch.zeros_like(logits_bias)  # it cancels in the softmax
-    return (*gradients[:5], nothing, gradients[5] if weights_bias is not None else None, None)
+    return [*gradients[:5], nothing, gradients[5] if weights_bias is not None else None, None]
 
 
-_forward.register_autograd(_differentiate, setup_context=_save)
+register_gradients(_forward, _gradients, decompose)
 _forward.register_vmap(map_entries(_forward))
 _backward.register_vmap(map_entries(_backward))
 

@@ -23,8 +23,9 @@ constexpr int64_t kBiasBytes = 256 * 1024;  // of expanded biases a thread; head
 struct WindowPlan {
     const WindowProblem& problem;
     int64_t tokens, windows, count[3], table = 1;
-    std::vector<int64_t> places;    // of every token in its window, three numbers each
-    std::vector<int64_t> relative;  // [query][key]: index into a head's table, key minus query
+    std::vector<int64_t> places;  // of every token in its window, three numbers each
+    std::vector<int64_t> index;   // of every token in a head's table, but for a constant
+    int64_t middle = 0;           // where the table has a token's bias to itself
 
     explicit WindowPlan(const WindowProblem& problem) : problem(problem), tokens(1), windows(problem.batch) {
         for (int axis = 0; axis < 3; ++axis) {
@@ -37,17 +38,15 @@ struct WindowPlan {
             const int64_t plane = problem.window[1] * problem.window[2];
             places.insert(places.end(), {t / plane, t / problem.window[2] % problem.window[1], t % problem.window[2]});
         }
-        for (int64_t query = 0; query < tokens; ++query) {
-            for (int64_t key = 0; key < tokens; ++key) {
-                int64_t index = 0;
-                for (int axis = 0; axis < 3; ++axis) {
-                    const int64_t size = problem.window[axis];
-                    index = index * (2 * size - 1) + places[3 * key + axis] - places[3 * query + axis] + size - 1;
-                }
-                relative.push_back(index);
-            }
+        for (int64_t t = 0; t < tokens; ++t) {
+            int64_t at = 0;
+            for (int axis = 0; axis < 3; ++axis) at = at * (2 * problem.window[axis] - 1) + places[size_t(3 * t + axis)];
+            index.push_back(at);
         }
+        middle = index.back();
     }
+    // Where a head's table has the bias of a pair of tokens: by key minus query.
+    int64_t relative(int64_t query, int64_t key) const { return index[size_t(key)] - index[size_t(query)] + middle; }
 };
 
 // The window that a thread works on: where its tokens stand, and which of them the shift has carried across a border.
@@ -57,9 +56,10 @@ struct Window {
     int64_t batch = 0;
     bool mixed = false;             // whether tokens of different regions share it
     std::vector<int64_t> position;  // of every token, three numbers each
-    std::vector<T> region;
+    std::vector<T> region;          // of no token in the lanes that only fill up a vector
 
-    explicit Window(const WindowPlan& plan) : plan(plan), position(3 * plan.tokens), region(whole_vectors<T>(plan.tokens)) {}
+    explicit Window(const WindowPlan& plan)
+        : plan(plan), position(size_t(3 * plan.tokens)), region(size_t(whole_vectors<T>(plan.tokens)), T(-1)) {}
 
     void enter(int64_t index) {
         int64_t cell[3];
@@ -166,10 +166,9 @@ struct Weights {
         if (head == first_head) return;
         first_head = head;
         for (int64_t row = 0; row < count * plan.tokens; ++row) {
-            const int64_t from = (head + row / plan.tokens) * plan.table;
-            const int64_t* const relative = plan.relative.data() + row % plan.tokens * plan.tokens;
+            const int64_t from = (head + row / plan.tokens) * plan.table, query = row % plan.tokens;
             for (int64_t t = 0; t < pitch; ++t) {
-                biases[row * pitch + t] = t >= plan.tokens ? kHidden<T> : table ? table[from + relative[t]] : T(0);
+                biases[row * pitch + t] = t >= plan.tokens ? kHidden<T> : table ? table[from + plan.relative(query, t)] : T(0);
             }
         }
     }
@@ -259,10 +258,11 @@ struct WindowGradients {
     T* bias;
 };
 
-// Normalises the weights, and turns their gradients into those of the logits.
+// Normalises the weights, and turns their gradients into those of the logits: 0, whatever comes in, where they are masked.
 template <typename T>
-void slopes_of_logits(T* weights, T* slopes, const T* totals, int64_t tokens, int64_t pitch, T* collected) {
+void slopes_of_logits(T* weights, T* slopes, const T* totals, const Window<T>& window, int64_t pitch, T* collected) {
     constexpr int n = kLanes<T>;
+    const int64_t tokens = window.plan.tokens;
     for (int64_t t = 0; t < tokens; ++t) {
         T *const weight = weights + t * pitch, *const slope = slopes + t * pitch;
         Vector<T> sum = splat(T(0));
@@ -273,7 +273,8 @@ void slopes_of_logits(T* weights, T* slopes, const T* totals, int64_t tokens, in
         }
         const T mean = total<T>(sum);
         for (int64_t k = 0; k < pitch; k += n) {
-            const Vector<T> here = load(weight + k) * (load(slope + k) - mean);
+            Vector<T> here = load(weight + k) * (load(slope + k) - mean);
+            if (window.mixed) here = load(window.region.data() + k) == window.region[size_t(t)] ? here : splat(T(0));
             store(slope + k, here);
             if (collected) store(collected + t * pitch + k, load(collected + t * pitch + k) + here);
         }
@@ -304,7 +305,7 @@ void window_backward(const WindowInputs<T, Stored>& in, const WindowGradients<T,
             for (int64_t row = 0; in.bias && row < count * tokens; ++row) {
                 double* const to = tables[thread].data() + (head + row / tokens) * plan.table;
                 for (int64_t t = 0; t < tokens; ++t) {
-                    to[plan.relative[row % tokens * tokens + t]] += collected[row * pitch + t];
+                    to[plan.relative(row % tokens, t)] += collected[row * pitch + t];
                     collected[row * pitch + t] = 0;
                 }
             }
@@ -327,7 +328,7 @@ void window_backward(const WindowInputs<T, Stored>& in, const WindowGradients<T,
                 values.columns(value, pitch);
                 outs.rows(out, value_pitch);
                 product<T>({out, value_pitch, 1}, value, pitch, slopes, pitch, tokens, pitch, in.value.channels);
-                slopes_of_logits(weights.scores, slopes, weights.totals, tokens, pitch,
+                slopes_of_logits(weights.scores, slopes, weights.totals, window, pitch,
                                  in.bias ? collected + (h - head) * square : nullptr);
                 product<T>({weights.scores, 1, pitch}, out, value_pitch, result, value_pitch, tokens, value_pitch, tokens);
                 value_gradients.write(result, value_pitch, T(1));

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from regard.attention._flops import flop_formula
 from regard.attention._native import calls
-from regard.attention._transforms import cast_for_autocast, map_entries
+from regard.attention._transforms import cast_for_autocast, map_entries, register_gradients
 from regard.attention.window import reference
 
 MOST_TOKENS = 1024  # whose weights are held at once, a head and a thread
@@ -48,7 +48,7 @@ def decompose(
     shift: Sequence[int],
     scale: float,
 ) -> Tensor:
-    """Do what the operator does with the reference, for exporters."""
+    """Do what the operator does with the reference."""
     return reference.window_attention(query, key, value, window, shift, bias, scale, 0.0)
 
 
@@ -84,7 +84,7 @@ def _backward(
     scale: float,
 ) -> list[Tensor]:
     """Return the gradients of query, key, value and, where there is one, bias."""
-    gradients = _gradients(query, key, value, bias)
+    gradients = calls.empty_gradients(query, key, value, bias)
     table = calls.table(bias)
     table_gradient = None if table is None else torch.zeros_like(table)
     if out_gradient.numel():
@@ -101,10 +101,6 @@ def _backward(
     return gradients
 
 
-def _gradients(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> list[Tensor]:
-    return [tensor.new_empty(tensor.shape) for tensor in (query, key, value, bias) if tensor is not None]
-
-
 @_forward.register_fake
 def _fake_forward(query: Tensor, key: Tensor, value: Tensor, *_: object) -> Tensor:
     return query.new_empty(*query.shape[:-1], value.shape[-1])
@@ -114,20 +110,15 @@ def _fake_forward(query: Tensor, key: Tensor, value: Tensor, *_: object) -> Tens
 def _fake_backward(
     _: Tensor, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, *__: object
 ) -> list[Tensor]:
-    return _gradients(query, key, value, bias)
+    return calls.empty_gradients(query, key, value, bias)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ANN401
-    *tensors, ctx.window, ctx.shift, ctx.scale = inputs
-    ctx.save_for_backward(*tensors)
+def _gradients(inputs: list[Any], out_gradient: Tensor) -> list[Tensor | None]:
+    gradients = _backward(out_gradient, *inputs)
+    return [*gradients, *[None] * (len(inputs) - len(gradients))]
 
 
-def _differentiate(ctx: Any, out_gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-    gradients = _backward(out_gradient, *ctx.saved_tensors, ctx.window, ctx.shift, ctx.scale)
-    return (*gradients, *[None] * (7 - len(gradients)))
-
-
-_forward.register_autograd(_differentiate, setup_context=_save)
+register_gradients(_forward, _gradients, decompose)
 _forward.register_vmap(map_entries(_forward))
 _backward.register_vmap(map_entries(_backward))
 
