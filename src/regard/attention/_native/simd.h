@@ -67,24 +67,6 @@ inline Vector<T> maximum(Vector<T> a, Vector<T> b) {
 template <typename T>
 constexpr T kHidden = -std::numeric_limits<T>::infinity();
 
-// The sum and the largest of a vector's lanes; NaN is the largest of all.
-template <typename T>
-inline T total(Vector<T> values) {
-    T lanes[kLanes<T>];
-    store(lanes, values);
-    for (int step = kLanes<T> / 2; step > 0; step /= 2) {
-        for (int lane = 0; lane < step; ++lane) lanes[lane] += lanes[lane + step];
-    }
-    return lanes[0];
-}
-
-template <typename T>
-inline T highest(Vector<T> values) {
-    T most = values[0];
-    for (int lane = 1; lane < kLanes<T>; ++lane) most = values[lane] > most || values[lane] != values[lane] ? values[lane] : most;
-    return most;
-}
-
 // Lane l of the result is element index[l] of the 2 * kLanes elements of a and b.
 template <typename T>
 inline Vector<T> shuffle(Vector<T> a, Vector<T> b, Index<T> index) {
@@ -113,6 +95,30 @@ inline Vector<float> shuffle<float>(Vector<float> a, Vector<float> b, Index<floa
         _mm256_permutevar8x32_ps((__m256)a, places), _mm256_permutevar8x32_ps((__m256)b, places), second);
 }
 #endif
+
+// Joins the lanes of a vector: halves with halves, quarters with quarters, until one is left.
+template <typename T, int step = kLanes<T> / 2, typename Join>
+inline T joined(Vector<T> values, Join join) {
+    if constexpr (step == 0) {
+        return values[0];
+    } else {
+        Index<T> next;
+#pragma GCC unroll 16
+        for (int lane = 0; lane < kLanes<T>; ++lane) next[lane] = (lane + step) % kLanes<T>;
+        return joined<T, step / 2>(join(values, shuffle<T>(values, values, next)), join);
+    }
+}
+
+// The sum and the largest of a vector's lanes; NaN is the largest of all.
+template <typename T>
+inline T total(Vector<T> values) {
+    return joined<T>(values, [](Vector<T> a, Vector<T> b) { return a + b; });
+}
+
+template <typename T>
+inline T highest(Vector<T> values) {
+    return joined<T>(values, [](Vector<T> a, Vector<T> b) { return ((a > b) | (a != a)) ? a : b; });
+}
 
 // e^x to float32 rounding for x up to 80; exactly 0 below the smallest normal number; NaN of NaN.
 inline Vector<float> exponential(Vector<float> x) {

@@ -51,9 +51,8 @@ def separable_attention(
         UnsupportedError: `backend="fused"` and no fused kernel serves the call.
 
     Cost:
-        2 * B * (M + N) * C FLOPs for M keys and N values. Reads B * (M + N) * C elements and writes B * N * C. The kernel
-        keeps the sums of a patch's places, and at most as many of runs of tokens, the reference temporaries of the
-        inputs' size.
+        2 * B * (M + N) * C FLOPs for M keys and N values. Reads B * (M + N) * C elements and writes B * N * C. The
+        kernel holds sums of runs of up to 32 tokens besides, the reference temporaries of the inputs' size.
 
     Precision:
         The reference computes in the inputs' dtype; the fused kernel in float32 for 16-bit inputs.

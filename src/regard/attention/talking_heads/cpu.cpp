@@ -9,7 +9,7 @@
 namespace regard {
 
 constexpr int64_t kForwardBytes = 768 * 1024;        // of a block's logits
-constexpr int64_t kBackwardBytes = 2 * 1024 * 1024;  // of logits and of their gradients
+constexpr int64_t kBackwardBytes = 7 * 1024 * 1024;  // of logits and of their gradients: many rows share a pass over all keys
 
 // Adds to every channel of a head's result what the second mix's bias contributes.
 template <typename T>
