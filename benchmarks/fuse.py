@@ -54,13 +54,14 @@ def main():
     for name, inference, bar, rounds in CASES:
         before = build(name)
         after = fuse(before, inference=inference)
-        assert after.fuse_report.difference <= BOUND, after.fuse_report
+        report = after.fuse_report
+        assert report.difference is not None and report.difference <= BOUND, report
         x = torch.randn(1, *before.pretrained_cfg["input_size"])
         with torch.inference_mode():
             old, new = medians(lambda model=before: model(x), lambda model=after: model(x), rounds=rounds)  # noqa: B023
-        missed = "" if bar is None else str(bar) if old / new >= bar else f"{bar}  missed"
+        verdict = "" if bar is None else str(bar) if old / new >= bar else f"{bar}  missed"
         times = (f"{1e3 * old:.1f} ms", f"{1e3 * new:.1f} ms", f"{old / new:.2f}")
-        table.add_row(name, "yes" if inference else "no", *times, missed, f"{after.fuse_report.difference:.1e}")
+        table.add_row(name, "yes" if inference else "no", *times, verdict, f"{report.difference:.1e}")
     Console(width=110).print(table)  # names in full, also where output is no terminal
     print(f"{load} at the start, {os.getloadavg()[0]:.1f} at the end")
 

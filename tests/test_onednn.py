@@ -9,6 +9,7 @@ from torch import nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from regard import _onednn
@@ -150,10 +151,96 @@ def test_residuals_of_other_shapes_and_types():
         torch.testing.assert_close(dense(layer, x, residual=residual), layer(x) + residual)
 
 
-def test_copies_compute_alike():
+@pytest.mark.parametrize("bias", [torch.randn(1).expand(33), torch.randn(66)[::2], torch.randn(1), torch.randn(1, 33)])
+@torch.no_grad()
+def test_biases_of_other_strides_and_shapes(bias, served):
+    x = torch.randn(2, 9, 20)
+    for kind in (nn.Linear, PackedLinear):
+        layer = kind(20, 33)
+        layer.bias = nn.Parameter(bias)
+        assert torch.equal(dense(layer, x), F.linear(x, layer.weight, bias))
+        assert torch.equal(layer(x), F.linear(x, layer.weight, bias))
+    assert not any(served)
+    layer, image = PackedConv2d(8, 33, 1), torch.randn(1, 8, 4, 4).to(memory_format=torch.channels_last)
+    assert layer._serves(image)
+    layer.bias = nn.Parameter(bias)
+    assert not layer._serves(image)
+
+
+@torch.no_grad()
+def test_weights_of_other_strides_and_shapes():
+    x = torch.randn(2, 9, 20)
+    for weight in (torch.randn(20, 33).T, torch.randn(33, 40)[:, ::2], torch.randn(20).expand(33, 20)):
+        for kind in (nn.Linear, PackedLinear):
+            layer = kind(20, 33)
+            layer.weight = nn.Parameter(weight)
+            torch.testing.assert_close(dense(layer, x), F.linear(x, weight, layer.bias), rtol=1e-5, atol=1e-5)
+    layer.weight = nn.Parameter(torch.randn(7, 20))  # fewer channels than the layer says
+    layer.bias = nn.Parameter(torch.randn(7))
+    assert dense(layer, x).shape == (2, 9, 7)
+
+
+@torch.no_grad()
+def test_activations_are_heard():
     layer, x = nn.Linear(20, 33), torch.randn(2, 9, 20)
-    with torch.no_grad():
-        assert torch.equal(dense(copy.deepcopy(layer), x), dense(layer, x))
+    hooked, patched, tripled = nn.GELU(), nn.GELU(), lambda y: 3 * y
+    hooked.register_forward_hook(lambda module, args, output: 3 * output)
+    patched.forward = tripled
+    assert torch.equal(dense(layer, x, activation=hooked), 3 * F.gelu(layer(x)))
+    assert torch.equal(dense(layer, x, activation=patched), 3 * layer(x))
+
+
+@torch.no_grad()
+def test_hooks_on_all_modules_are_called(served):
+    layer, x, calls = nn.Linear(20, 33), torch.randn(2, 9, 20), []
+    for register in (
+        nn.modules.module.register_module_forward_hook,
+        nn.modules.module.register_module_forward_pre_hook,
+    ):
+        handle = register(lambda module, *_: calls.append(module))
+        dense(layer, x)
+        handle.remove()
+    assert calls == [layer, layer]
+    assert served == [False, False]
+
+
+@torch.no_grad()
+def test_compiled_layers_run_compiled(served):
+    layer, x, calls = nn.Linear(20, 33), torch.randn(2, 9, 20), []
+    layer.compile(backend=lambda graph, _: calls.append(graph) or graph.forward)
+    dense(layer, x)
+    assert calls
+    assert served == [False]
+
+
+class Listening(TorchFunctionMode):
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.names.append(getattr(func, "__name__", ""))
+        return func(*args, **(kwargs or {}))
+
+
+class Tagged(torch.Tensor):
+    pass
+
+
+@pytest.mark.filterwarnings("ignore:.*nested")
+@torch.no_grad()
+def test_unusual_tensors_and_modes_are_pytorchs(served):
+    layer, x, residual = nn.Linear(20, 33), torch.randn(9, 20), torch.randn(9, 33)
+    with Listening() as listening:
+        dense(layer, x)
+    assert "linear" in listening.names
+    assert type(dense(layer, x, residual=residual.as_subclass(Tagged))) is Tagged
+    assert dense(layer, torch.nested.nested_tensor([x, x[:4]])).is_nested
+    torch.testing.assert_close(dense(layer, x, residual=residual.to_sparse()), layer(x) + residual)
+    dense(layer, x.to_mkldnn())
+    layer.bias = nn.Parameter(torch.randn(33).as_subclass(Tagged))
+    dense(layer, x)
+    assert not any(served)
 
 
 @torch.no_grad()

@@ -19,6 +19,8 @@ from torch.nn.modules import module as torch_module
 
 Activation = Callable[[Tensor], Tensor]
 
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
 
 class EvenLinear(nn.Linear):
     """A dense layer whose product is as wide as whole vectors, and cut to the layer's width.
@@ -100,6 +102,7 @@ class PackedConv2d(Packed, nn.Conv2d):
             _serves(self, x)
             and x.ndim == 4
             and x.shape[1] == self.in_channels
+            and self.weight.shape == (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
             and x.is_contiguous(memory_format=torch.channels_last)
             and self.padding_mode == "zeros"
             and not isinstance(self.padding, str)
@@ -132,7 +135,9 @@ def dense(
         ...     dense(layer, torch.randn(2, 9, 8), activation=F.gelu).shape
         torch.Size([2, 9, 4])
     """
-    gelu = activation is F.gelu or (type(activation) is nn.GELU and activation.approximate == "none")
+    gelu = activation is F.gelu or (
+        type(activation) is nn.GELU and activation.approximate == "none" and not is_heard(activation)
+    )
     if (activation is None or residual is None) and _serves_dense(layer, x, residual):
         assert isinstance(layer, nn.Linear)
         out = _product(layer, x.contiguous(), gelu, residual)
@@ -159,41 +164,85 @@ def _product(layer: nn.Linear, x: Tensor, gelu: bool = False, residual: Tensor |
 def _serves_dense(layer: nn.Module, x: Tensor, residual: Tensor | None) -> bool:
     return (
         type(layer) in (nn.Linear, EvenLinear, PackedLinear)
-        and _serves(layer, x, *([] if residual is None else [residual]))
+        and _serves(layer, x, residual)
         and x.ndim > 1
-        and x.shape[-1] == layer.in_features
+        and layer.weight.shape == (layer.out_features, x.shape[-1])
         and (residual is None or residual.shape == (*x.shape[:-1], layer.out_features))
     )
 
 
-def _serves(layer: nn.Module, x: Tensor, *more: Tensor) -> bool:
+def _serves(layer: Any, x: Tensor, residual: Tensor | None = None) -> bool:  # noqa: ANN401
     """Tell whether a private operator may stand for a layer's call: nobody differentiates, listens or traces."""
-    if torch.compiler.is_compiling() or _is_transformed() or _is_heard(layer):
+    if torch.compiler.is_compiling() or _is_transformed() or is_heard(layer):
         return False
     weight, bias = layer.weight, layer.bias
-    tensors = [x, weight, *more] if bias is None else [x, weight, bias, *more]
     return (
-        type(x) is Tensor
-        and type(weight) is nn.Parameter
+        _is_plain(x)
+        and _is_plain(weight)
         and x.numel() > 0
-        and all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in tensors)
-        and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
+        # the operators read a bias as one row, whatever its shape and strides
+        and (bias is None or (_is_plain(bias) and bias.shape == weight.shape[:1] and bias.is_contiguous()))
+        and (residual is None or _is_plain(residual))
         and bool(torch.backends.mkldnn.enabled)
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
 
 
-def _is_heard(layer: nn.Module) -> bool:
-    """Tell whether somebody has a hook on a layer, or on all, or has replaced its forward on the object."""
-    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
-    everywhere = (torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks)
-    return any(hooks) or any(everywhere) or "forward" in vars(layer)
+def _is_plain(tensor: Tensor) -> bool:
+    """Tell whether a tensor is an ordinary one, float32 on the CPU, and without a gradient."""
+    return (
+        type(tensor) in (Tensor, nn.Parameter)
+        and tensor.dtype == torch.float32
+        and tensor.is_cpu
+        and tensor.layout == torch.strided
+        and not tensor.is_nested
+        and not (tensor.requires_grad and torch.is_grad_enabled())
+    )
+
+
+def altered(module: nn.Module, harmless: str = "") -> str:
+    """Say what somebody has done to a module that only a call of it would run; empty if nothing.
+
+    Args:
+        module: any.
+        harmless: the Python module whose hooks do not count.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> altered(layer)
+        ''
+        >>> handle = layer.register_forward_hook(print)
+        >>> altered(layer)
+        'has hooks, which expect the original calls'
+    """
+    own = vars(module)
+    if "forward" in own:
+        return "has a forward that was put on the object"
+    if own.get("_compiled_call_impl") is not None:
+        return "is compiled; call fuse first, then torch.compile"
+    if "parametrizations" in own["_modules"]:
+        return "has a parametrization"
+    for hooks in HOOKS:
+        if own[hooks] and any(getattr(hook, "__module__", "") != harmless for hook in own[hooks].values()):
+            return "has hooks, which expect the original calls"
+    return ""
+
+
+def is_heard(module: nn.Module) -> bool:
+    """Tell whether somebody would notice that a module is not called: `altered`, or by hooks on all modules.
+
+    Example:
+        >>> is_heard(nn.Linear(2, 2))
+        False
+    """
+    return bool(torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks or altered(module))
 
 
 def _is_transformed() -> bool:
     """Tell whether what runs is recorded, counted, mapped, cast or differentiated forwards."""
     return (
         torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._len_torch_function_stack() > 0
         or torch._C._is_tracing()
         or torch._C._functorch.peek_interpreter_stack() is not None
         or forward_ad._current_level >= 0

@@ -5,6 +5,7 @@ import copy
 import timm
 import torch
 import transformers
+from timm.layers import Attention
 from torch import nn
 
 TIMM = {
@@ -82,3 +83,18 @@ def image(name, batch=2):
 def logits(model, x):
     out = model(x)
     return out if isinstance(out, torch.Tensor) else out.logits
+
+
+class Pair(nn.Module):
+    """Two attentions, of which one is tampered with."""
+
+    def __init__(self, first=None, **options):
+        super().__init__()
+        self.first = Attention(16, num_heads=2, **options) if first is None else first
+        self.second = Attention(16, num_heads=2)
+
+    def forward(self, x):
+        return self.second(self.first(x))
+
+
+X = torch.randn(2, 9, 16, generator=torch.Generator().manual_seed(0))

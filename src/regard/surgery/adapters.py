@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
+
+from regard._onednn import is_heard
 
 
 class Adapter(nn.Module):
@@ -44,12 +47,25 @@ def _combine(adapter: type[Adapter], original: type[nn.Module]) -> type[Adapter]
     if (adapter, original) not in _COMBINED:
         members = {"original": original, "adapter": adapter, "__module__": __name__}
         _COMBINED[adapter, original] = type(f"Fused{original.__name__}", (adapter, original), members)
+        keep_whole(_COMBINED[adapter, original])
     return _COMBINED[adapter, original]
+
+
+def keep_whole(kind: type[nn.Module]) -> None:
+    """Let timm's feature extractors call modules of a class, not trace into them."""
+    timm: Any = sys.modules.get("timm.layers")
+    if timm is not None:
+        timm.register_notrace_module(kind)
 
 
 def _rebuild(adapter: type[Adapter], original: type[nn.Module]) -> nn.Module:
     combined = _combine(adapter, original)
     return combined.__new__(combined)
+
+
+def sees_weights(dropout: nn.Module) -> bool:
+    """Tell whether the dropout of attention weights wants to see them: it drops, is another module, or is heard."""
+    return type(dropout) is not nn.Dropout or (dropout.training and dropout.p > 0) or is_heard(dropout)
 
 
 def split_heads(x: Tensor, head_dim: int) -> Tensor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from regard.surgery.obstacles import HOOKS
+from regard._onednn import is_heard
+from regard.surgery.obstacles import Sharing
 
 PLAIN = {
     "torch.nn.modules.conv.Conv2d",
@@ -14,6 +15,8 @@ PLAIN = {
     "timm.layers.conv2d_same.Conv2dSame",
     "timm.layers.linear.Linear",
     "timm.layers.norm_act.BatchNormAct2d",
+    "regard._onednn.PackedLinear",
+    "regard._onednn.PackedConv2d",
 }
 """Layers that do what their weights say; others standardise, quantise or reparametrise them."""
 
@@ -21,17 +24,17 @@ PLAIN = {
 def plain(module: object, kind: type[nn.Module]) -> bool:
     """Tell whether a layer is of one kind and nobody listens to it."""
     name = f"{type(module).__module__}.{type(module).__qualname__}"
-    return name in PLAIN and isinstance(module, kind) and not listened(module)
+    return name in PLAIN and isinstance(module, kind) and not is_heard(module)
 
 
-def listened(module: nn.Module) -> bool:
-    """Tell whether a module has hooks, which its replacement would lose."""
-    return any(getattr(module, hooks) for hooks in HOOKS)
+def foldable(module: object, kind: type[nn.Module], sharing: Sharing) -> bool:
+    """Tell whether the weights of a layer may change: it is plain, and they stand nowhere else."""
+    return plain(module, kind) and isinstance(module, nn.Module) and not sharing.reason(module)
 
 
-def affine_of(norm: object) -> tuple[Tensor, Tensor] | None:
+def affine_of(norm: object, sharing: Sharing) -> tuple[Tensor, Tensor] | None:
     """Return factor and summand of a batch norm in evaluation mode, float64; None if it is none."""
-    if not plain(norm, nn.BatchNorm2d) or norm.running_mean is None or norm.running_var is None:  # type: ignore[attr-defined]
+    if not foldable(norm, nn.BatchNorm2d, sharing) or norm.running_mean is None or norm.running_var is None:  # type: ignore[attr-defined]
         return None
     assert isinstance(norm, nn.BatchNorm2d)
     mean, variance = norm.running_mean, norm.running_var

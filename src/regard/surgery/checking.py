@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,9 +15,13 @@ Example = Tensor | Sequence[Any] | Mapping[str, Any]
 HOW = "pass a batch as example="
 
 
-def tolerance_of(outputs: Sequence[Tensor]) -> float:
-    """Return the difference, over the largest output, that rounding explains: 1e-5 in float32."""
-    eps = max((torch.finfo(output.dtype).eps for output in outputs), default=0.0)
+def tolerance_of(outputs: Iterable[Tensor], module: nn.Module) -> float:
+    """Return the difference, over the largest output, that rounding explains: 1e-5 in float32.
+
+    What comes out in float32 may have been computed in less, so the parameters count too.
+    """
+    kinds = {tensor.dtype for tensor in (*outputs, *module.parameters()) if tensor.is_floating_point()}
+    eps = max((torch.finfo(kind).eps for kind in kinds), default=0.0)
     return min(1e-5 * eps / torch.finfo(torch.float32).eps, 0.05)
 
 
@@ -32,7 +36,7 @@ def make_example(model: nn.Module) -> Tensor | str:
     if size is None:
         return f"its image size is not known; {HOW}"
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(2, *size, generator=generator).to(parameter.device, parameter.dtype)
+    return torch.randn(2, *size, generator=generator, device="cpu").to(parameter.device, parameter.dtype)
 
 
 def _image_size(model: Any) -> tuple[int, int, int] | None:  # noqa: ANN401
@@ -51,15 +55,16 @@ def _image_size(model: Any) -> tuple[int, int, int] | None:  # noqa: ANN401
 
 
 def run(model: nn.Module, example: Example) -> list[Tensor]:
-    """Evaluate a model and list the tensors that it returns; nothing of its state changes."""
+    """Evaluate a model on a copy of the example and list the tensors that it returns; nothing of its state changes."""
     with evaluating(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
-        if isinstance(example, Tensor):
-            return tensors(model(example))
-        return tensors(model(**example) if isinstance(example, Mapping) else model(*example))
+        batch = _clone(example)
+        if isinstance(batch, Tensor):
+            return tensors(model(batch))
+        return tensors(model(**batch) if isinstance(batch, Mapping) else model(*batch))
 
 
 def compare(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
-    """Return the largest difference over the largest output; infinite where shapes or NaNs differ."""
+    """Return the largest difference over the largest output; infinite where shapes differ or values are not finite."""
     if [one.shape for one in before] != [one.shape for one in after]:
         return math.inf
     worst = 0.0
@@ -75,14 +80,25 @@ def compare(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode, and every module back afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    """Mark every module of a model as evaluating, and put modes and buffers back afterwards.
+
+    Neither `eval` nor `train` is called: layers of others merge weights there, which several models may share.
+    """
+    modules = [(module, module.training, dict(module._buffers)) for module in model.modules()]
+    values = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    for module, _, _ in modules:
+        module.training = False
     try:
         yield
     finally:
-        for module, mode in modes:
+        for module, mode, buffers in modules:
             module.training = mode
+            module._buffers.clear()
+            module._buffers.update(buffers)
+        for buffer, value in values:
+            if not torch.equal(buffer, value):  # a buffer that stays keeps its version, for backward passes under way
+                with torch.no_grad():
+                    buffer.copy_(value)
 
 
 def tensors(value: object) -> list[Tensor]:
@@ -100,3 +116,11 @@ def _walk(value: object) -> Iterator[Tensor]:
     elif isinstance(value, (tuple, list)):
         for each in value:
             yield from _walk(each)
+
+
+def _clone(value: Any) -> Any:  # noqa: ANN401
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, Mapping):
+        return {key: _clone(each) for key, each in value.items()}
+    return type(value)(map(_clone, value)) if type(value) in (tuple, list) else value

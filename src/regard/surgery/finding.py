@@ -8,7 +8,7 @@ from torch import nn
 
 from regard.surgery import rules
 from regard.surgery.adapters import Adapter
-from regard.surgery.obstacles import Sharing, obstacle, overridden, walk
+from regard.surgery.obstacles import Sharing, obstacle, overridden, patched, walk
 from regard.surgery.report import Left
 
 
@@ -53,26 +53,34 @@ def _reason(module: nn.Module, rule: rules.Rule, known: type[nn.Module], sharing
     missing = [name for name in rule.needs if not hasattr(module, name)]
     if missing:
         return f"this version has no {', '.join(missing)}"
-    if "forward" in vars(module):
-        return "somebody has replaced its forward on the object"
-    part = module.get_submodule(rule.attention)
-    for reason in (
-        overridden(type(module), known),
-        obstacle(part, rule.module.partition(".")[0], sharing),
-        rule.reason(module),
+    child, kind = rule.part
+    part = module.get_submodule(child)
+    base = rules.base_of(type(part), rule.module, kind) if child else known
+    if base is None:
+        return f"its {child} is a {type(part).__module__}.{type(part).__qualname__}"
+    for whose, reason in (
+        ("it", overridden(type(module), known) or patched(module)),
+        (f"its {child}", overridden(type(part), base) or patched(part)),
+        ("", obstacle(part, rule.module.partition(".")[0], sharing) or rule.reason(module)),
     ):
         if reason:
-            return reason
+            return f"{whose} {reason}".lstrip()
     return ""
 
 
 def _unknown(module: nn.Module) -> bool:
     """Tell whether a class that no rule names is somebody's attention: the innermost that calls itself so."""
-    package, name = type(module).__module__.partition(".")[0], type(module).__name__
-    if package == "regard" or not ("Attention" in name or "Attn" in name) or not any(True for _ in module.parameters()):
+    if not _calls_itself_attention(module):
         return False
-    inner = list(module.modules())[1:]
-    return not any(rules.find_rule(type(one)) or "Attention" in type(one).__name__ for one in inner)
+    known = (rules.find_rule(type(one)) for one in module.modules())
+    if any(matched is not None and matched[0].mechanism != rules.DENSE for matched in known):
+        return False
+    return not any(_calls_itself_attention(one) for one in list(module.modules())[1:])
+
+
+def _calls_itself_attention(module: nn.Module) -> bool:
+    package, name = type(module).__module__.partition(".")[0], type(module).__name__
+    return package != "regard" and ("Attention" in name or "Attn" in name) and any(True for _ in module.parameters())
 
 
 def _inside(path: str, outer: str) -> bool:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from regard._onednn import Packed, PackedConv2d, PackedLinear
-from regard.surgery import swiftformer
+from regard._onednn import Packed, PackedConv2d, PackedLinear, is_heard
+from regard.surgery import swiftformer, timm
 from regard.surgery.adapters import Adapter, put_on
-from regard.surgery.affine import affine_of, after, listened, plain
-from regard.surgery.obstacles import Sharing, walk
+from regard.surgery.affine import affine_of, after, foldable
+from regard.surgery.obstacles import Sharing, obstacle, patched, walk_open
 from regard.surgery.report import Folded
 
 
@@ -35,9 +35,11 @@ PAIRS = (
     ),
 )
 PACKED: dict[type[nn.Module], type[Packed]] = {nn.Linear: PackedLinear, nn.Conv2d: PackedConv2d}
-VIT_SCALES = (("ls1", "attn.proj"), ("ls2", "mlp.fc2"))
-"""Layer scales of timm's transformer blocks, and the dense layers whose outputs they scale."""
-CAIT_SCALES = (("gamma_1", "attn.proj"), ("gamma_2", "mlp.fc2"))
+VIT_SCALES = (("ls1", "attn"), ("ls2", "mlp"))
+"""Layer scales of timm's transformer blocks, and the parts whose outputs they scale."""
+CAIT_SCALES = (("gamma_1", "attn"), ("gamma_2", "mlp"))
+LAST = {timm.Attention: "proj", timm.ClassAttn: "proj", timm.TalkingHeadAttn: "proj", timm.Mlp: "fc2"}
+"""The last layers of the parts that we serve."""
 
 
 class LayerScaleBlock(Adapter):
@@ -62,19 +64,22 @@ CAIT_BLOCKS = {"LayerScaleBlock": LayerScaleBlock, "LayerScaleBlockClassAttn": L
 
 
 @torch.no_grad()
-def fold(model: nn.Module) -> tuple[Folded, ...]:
-    """Fold the layers of a model in evaluation mode in place, and pack what is left; its parameters must be its own."""
+def fold(model: nn.Module, closed: Collection[str] = ()) -> tuple[Folded, ...]:
+    """Fold the layers of a model in evaluation mode in place, and pack what is left; its parameters must be its own.
+
+    What is at the paths in `closed` stays as it is.
+    """
     sharing = Sharing(model)
     folded: list[Folded] = []
-    for path, module, closed in list(walk(model)):
-        if (not closed and not sharing.reason(module)) or (not closed and module is model):
-            folded += [Folded(f"{path}.{what}".lstrip("."), into) for what, into in _fold_one(module)]
+    for path, module in walk_open(model, closed):
+        if not patched(module):
+            folded += [Folded(f"{path}.{what}".lstrip("."), into) for what, into in _fold_one(module, sharing)]
     if swiftformer.is_ours(model):
-        folded += swiftformer.restructure(model, sharing)
+        folded += swiftformer.restructure(model, sharing, closed)
         model.to(memory_format=torch.channels_last)
-    for _, module, closed in walk(model):
+    for _, module in walk_open(model, closed):
         packed = PACKED.get(type(module))
-        if packed and not closed and not listened(module) and _on_cpu(module.weight):
+        if packed and _on_cpu(module.weight):
             module.__class__ = packed
     return tuple(folded)
 
@@ -83,31 +88,26 @@ def _on_cpu(weight: object) -> bool:
     return type(weight) is nn.Parameter and weight.dtype == torch.float32 and weight.device.type == "cpu"
 
 
-def _fold_one(module: nn.Module) -> Iterator[tuple[str, str]]:
+def _fold_one(module: nn.Module, sharing: Sharing) -> Iterator[tuple[str, str]]:
     known = (type(module).__module__, type(module).__qualname__)
     if type(module) is nn.Sequential:
-        yield from _sequential(module)
+        for first, second in pairwise(module._modules):
+            if _absorb_norm(module, first, second, sharing):
+                yield second, first
     for pair in PAIRS:
-        if known == (pair.module, pair.name) and _absorb_norm(module, pair.convolution, pair.norm):
+        if known == (pair.module, pair.name) and _absorb_norm(module, pair.convolution, pair.norm, sharing):
             yield pair.norm, pair.convolution
     if known == ("timm.models.vision_transformer", "Block"):
-        yield from _vit_block(module)
+        yield from _vit_block(module, sharing)
     if known[0] == "timm.models.cait" and known[1] in CAIT_BLOCKS:
-        yield from _cait_block(module, CAIT_BLOCKS[known[1]])
+        yield from _cait_block(module, CAIT_BLOCKS[known[1]], sharing)
 
 
-def _sequential(module: nn.Sequential) -> Iterator[tuple[str, str]]:
-    names = [name for name, _ in module.named_children()]
-    for first, second in pairwise(names):
-        if _absorb_norm(module, first, second):
-            yield second, first
-
-
-def _absorb_norm(module: nn.Module, convolution: str, norm: str) -> bool:
+def _absorb_norm(module: nn.Module, convolution: str, norm: str, sharing: Sharing) -> bool:
     """Fold a batch norm into the convolution before it; what the norm does besides stays in its place."""
     layer, batch_norm = getattr(module, convolution), getattr(module, norm)
-    affine = affine_of(batch_norm)
-    if affine is None or not plain(layer, nn.Conv2d):
+    affine = affine_of(batch_norm, sharing)
+    if affine is None or not foldable(layer, nn.Conv2d, sharing):
         return False
     after(layer, *affine)
     rest = [child for child in batch_norm.children() if not isinstance(child, nn.Identity)]  # timm's drop and act
@@ -115,21 +115,30 @@ def _absorb_norm(module: nn.Module, convolution: str, norm: str) -> bool:
     return True
 
 
-def _vit_block(block: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401
-    for name, target in VIT_SCALES:
-        scale, layer = getattr(block, name), block.get_submodule(target)
-        if isinstance(getattr(scale, "gamma", None), nn.Parameter) and plain(layer, nn.Linear) and not listened(scale):
-            after(layer, scale.gamma)
+def _vit_block(block: Any, sharing: Sharing) -> Iterator[tuple[str, str]]:  # noqa: ANN401
+    for name, part in VIT_SCALES:
+        scale, last = getattr(block, name), _last_layer(block, part, sharing)
+        if last and type(scale).__qualname__ == "LayerScale" and not is_heard(scale):
+            after(block.get_submodule(last), scale.gamma)
             setattr(block, name, nn.Identity())
-            yield name, target
+            yield name, last
 
 
-def _cait_block(block: Any, adapter: type[Adapter]) -> Iterator[tuple[str, str]]:  # noqa: ANN401
-    layers = [block.get_submodule(target) for _, target in CAIT_SCALES]
-    if not all(plain(layer, nn.Linear) for layer in layers):
+def _cait_block(block: Any, adapter: type[Adapter], sharing: Sharing) -> Iterator[tuple[str, str]]:  # noqa: ANN401
+    layers = [_last_layer(block, part, sharing) for _, part in CAIT_SCALES]
+    if not all(layers) or is_heard(block.drop_path):
         return
-    for (name, target), layer in zip(CAIT_SCALES, layers, strict=True):
-        after(layer, getattr(block, name))
+    for (name, _), last in zip(CAIT_SCALES, layers, strict=True):
+        after(block.get_submodule(last), getattr(block, name))
         delattr(block, name)
-        yield name, target
+        yield name, last
     put_on(block, adapter)
+
+
+def _last_layer(block: nn.Module, name: str, sharing: Sharing) -> str:
+    """Return the dense layer that ends a part which we serve and nobody listens to, or nothing."""
+    part = block.get_submodule(name)
+    if not isinstance(part, Adapter) or part.adapter not in LAST or obstacle(part, "timm", sharing):
+        return ""
+    last = f"{name}.{LAST[part.adapter]}"
+    return last if foldable(block.get_submodule(last), nn.Linear, sharing) else ""

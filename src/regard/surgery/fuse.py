@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import copy
-from typing import TypeVar, cast
+from typing import cast
 
 from torch import Tensor, nn
 
-from regard.errors import UnsupportedError
 from regard.surgery import checking
 from regard.surgery.checking import Example
 from regard.surgery.finding import find
 from regard.surgery.obstacles import walk
-from regard.surgery.operating import Surgery
-from regard.surgery.report import FuseReport, Replaced
-
-Model = TypeVar("Model", bound=nn.Module)
+from regard.surgery.operating import Model, Surgery, copy_of
+from regard.surgery.report import FuseReport
 
 
 def fuse(
@@ -28,7 +24,7 @@ def fuse(
     stands where `model = torch.compile(model)` would; what was done, and what was not and why, is its attribute
     `fuse_report`, which prints as a table.
 
-    Modules with hooks, parametrizations, tied or quantised weights, compiled and scripted ones, and subclasses with
+    Modules with hooks, parametrizations, tied or quantised weights, compiled and traced ones, and subclasses with
     another forward are left alone. Calls that regard does not serve, such as masked ones, run as before.
 
     Args:
@@ -36,14 +32,14 @@ def fuse(
         inference: also puts the model in evaluation mode and folds layers into one another: batch norms into
             convolutions, layer scales and SwiftFormer's `proj` into the layer after which they stand, two classifiers
             that are averaged into one; and picks the memory layout. Parameters are new then, and names change.
-        inplace: change the model itself, not a copy.
+        inplace: change the model itself, not a copy; with `inference`, the modules in it are new objects all the same.
         check: compare the outputs on a random batch; what does not agree to float32 rounding is undone and reported.
         example: the batch for the check, a tensor, a sequence of arguments or a mapping of them by name; None draws
             images of the size in the model's `pretrained_cfg` or `config`.
 
     Raises:
         TypeError: no module came.
-        UnsupportedError: the model cannot be copied.
+        UnsupportedError: the model cannot be copied; nothing has changed then.
 
     Example:
         >>> from torch import nn
@@ -54,27 +50,29 @@ def fuse(
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     batch, unchecked = _batch(model, check, example)
-    target = model if inplace else _share(model)
+    closed = next(reason for _, _, reason in walk(model))  # why the whole model must stay as it is
+    target = model if closed or (inplace and not inference) else _share(model, inference)
     found, left = find(target)
-    closed = next(reason for _, _, reason in walk(target))  # why the whole model must stay as it is
     if closed or not (found or inference):
         _attach(target, FuseReport((), tuple(left)))
         return target
     surgery = Surgery(target, found, batch, unchecked)
     surgery.replace()
+    drawn = example is None and batch is not None
     report = FuseReport(
-        tuple(
-            Replaced(one.path, one.name, one.rule.mechanism, one.note, surgery.differences.get(one.path))
-            for one in surgery.found
-        ),
+        surgery.replaced(),
         (*left, *surgery.left),
         difference=surgery.difference,
         tolerance=surgery.tolerance,
-        unchecked=surgery.unchecked,
+        unchecked=f"{surgery.unchecked}; {checking.HOW}" if surgery.unchecked and drawn else surgery.unchecked,
     )
     if inference:
-        folded, report = surgery.fold(report, inplace)
+        folded, report = surgery.fold(report)
         target = cast(Model, folded)  # of the same class, or of one derived from it
+        if inplace:
+            model.__class__ = type(target)
+            vars(model).update(vars(target))
+            target = model
     _attach(target, report)
     return target
 
@@ -88,7 +86,7 @@ def _batch(model: nn.Module, check: bool, example: Example | None) -> tuple[Exam
     return (None, drawn) if isinstance(drawn, str) else (drawn, "")
 
 
-def _share(model: Model) -> Model:
+def _share(model: Model, inference: bool) -> Model:
     """Copy the structure of a model around the same parameters and buffers."""
     kept: dict[int, object] = {}
     for _, module, closed in walk(model):
@@ -97,12 +95,8 @@ def _share(model: Model) -> Model:
         for value in (*module._parameters.values(), *module._buffers.values(), *vars(module).values()):
             if isinstance(value, Tensor):
                 kept[id(value)] = value
-    try:
-        return copy.deepcopy(model, kept)
-    except Exception as error:  # locks, files, processes: whatever a stranger's model holds
-        raise UnsupportedError(
-            f"the model cannot be copied ({type(error).__name__}: {error}); pass inplace=True to change it itself"
-        ) from error
+    remedy = "leave out inference=True, which copies it" if inference else "pass inplace=True to change it itself"
+    return copy_of(model, kept, remedy)
 
 
 def _attach(model: nn.Module, report: FuseReport) -> None:

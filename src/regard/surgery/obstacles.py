@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
+
+from regard._onednn import altered
 
 WRAPPERS: Mapping[str, str] = {
     "OptimizedModule": "it is compiled; call fuse first, then torch.compile",
@@ -15,7 +17,6 @@ WRAPPERS: Mapping[str, str] = {
 }
 """Classes, by name, whose insides belong to somebody else."""
 
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 HARMLESS = "transformers.utils.output_capturing"
 """Where hooks come from that transformers installs itself, and which get what they expect."""
 
@@ -32,12 +33,21 @@ def walk(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
         if not closed:
             closed = WRAPPERS.get(type(module).__name__, "")
         if isinstance(module, torch.jit.ScriptModule):
-            closed = "it is a TorchScript module; call fuse before scripting"
+            closed = "it is a TorchScript module; call fuse before torch.jit.trace"
         elif module._compiled_call_impl is not None:
             closed = WRAPPERS["OptimizedModule"]
         yield path, module, closed
         children = [(f"{path}.{name}" if path else name, child, closed) for name, child in module.named_children()]
         stack.extend(reversed(children))
+
+
+def walk_open(model: nn.Module, closed: Collection[str]) -> list[tuple[str, nn.Module]]:
+    """List the modules that are inside of nothing closed, nor at a path that is: copies of compiled modules are not."""
+    return [
+        (path, module)
+        for path, module, reason in walk(model)
+        if not reason and not any(f"{path}.".startswith(f"{one}.") for one in closed)
+    ]
 
 
 class Sharing:
@@ -66,16 +76,11 @@ def obstacle(module: nn.Module, home: str, sharing: Sharing) -> str:
         home: the package that its class comes from; parts of other packages, such as adapters of low rank, are foreign.
         sharing: the tied parameters of the whole model.
     """
-    if "forward" in vars(module):
-        return "somebody has replaced its forward on the object"
     for name, part in module.named_modules():
         whose = f"its {name}" if name else "it"
-        if _is_quantised(part):
-            return f"{whose} is quantised"
-        if "parametrizations" in part._modules:
-            return f"{whose} has a parametrization"
-        if any(_foreign_hooks(getattr(part, hooks)) for hooks in HOOKS):
-            return f"{whose} has hooks, which expect the original calls"
+        reason = _weights(part) or altered(part, HARMLESS)
+        if reason:
+            return f"{whose} {reason}"
         if name and type(part).__module__.partition(".")[0] not in (home, "torch", "regard"):
             return f"{whose} is a {type(part).__module__}.{type(part).__qualname__}"
     return sharing.reason(module)
@@ -84,18 +89,24 @@ def obstacle(module: nn.Module, home: str, sharing: Sharing) -> str:
 def overridden(kind: type[nn.Module], known: type[nn.Module]) -> str:
     """Say what a subclass changes of the class that we know; empty if it changes its construction at most."""
     bases = kind.__mro__[: kind.__mro__.index(known)]
-    changed = sorted({name for base in bases for name in vars(base) if not name.startswith("__")})
-    return f"it is a subclass of {known.__qualname__} that changes {', '.join(changed)}" if changed else ""
+    changed = {name for base in bases for name in vars(base) if not name.startswith("__") or name == "__call__"}
+    return f"is a subclass of {known.__qualname__} that changes {', '.join(sorted(changed))}" if changed else ""
 
 
-def _is_quantised(part: nn.Module) -> bool:
+def patched(module: nn.Module) -> str:
+    """Say which methods of a module somebody has replaced on the object; empty if none."""
+    names = [name for name in vars(module) if callable(getattr(type(module), name, None))]
+    return f"has {', '.join(names)} replaced on the object" if names else ""
+
+
+def _weights(part: nn.Module) -> str:
+    """Say what makes a module's own weights special; empty if nothing."""
     if "quant" in type(part).__module__ or type(part).__module__.startswith("bitsandbytes"):
-        return True
-    return any(
-        type(tensor.data) is not Tensor or not (tensor.is_floating_point() or tensor.is_complex())
-        for tensor in part.parameters(recurse=False)
-    )
-
-
-def _foreign_hooks(hooks: Mapping[int, object]) -> bool:
-    return any(getattr(hook, "__module__", "") != HARMLESS for hook in hooks.values())
+        return "is quantised"
+    for tensor in part.parameters(recurse=False):
+        kind = type(tensor.data)
+        if not (tensor.is_floating_point() or tensor.is_complex()):
+            return "is quantised"
+        if kind is not Tensor:
+            return f"has weights of type {kind.__module__}.{kind.__qualname__}"
+    return ""

@@ -18,6 +18,7 @@ class Replaced:
         mechanism: the mechanism of regard that serves it.
         note: when it still runs as before.
         difference: largest difference of its output, over the largest of it; None if nothing was compared.
+        tolerance: the difference that rounding explains.
     """
 
     path: str
@@ -25,6 +26,7 @@ class Replaced:
     mechanism: str
     note: str = ""
     difference: float | None = None
+    tolerance: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -76,16 +78,14 @@ class FuseReport:
         rows += _grouped("left", ((one.path, one.module, one.reason) for one in self.left))
         rows += _grouped("folded", ((one.path, f"into {one.into}", "") for one in self.folded))
         if not (self.replaced or self.folded):
-            rows.insert(0, ("nothing", "to replace", ""))
+            rows.insert(0, ("nothing", "was replaced" if self.left else "to replace", ""))
         if self.difference is not None:
-            rows.append(("outputs", f"differ by {self.difference:.1e} of the largest", f"allowed {self.tolerance:.1e}"))
-            modules = [one.difference for one in self.replaced if one.difference is not None]
-            if modules:
-                rows.append(
-                    ("modules", f"differ by {max(modules):.1e} of the largest", f"allowed {self.tolerance:.1e}")
-                )
+            rows.append(_compared("outputs", self.difference, self.tolerance))
         elif self.unchecked:
             rows.append(("outputs", f"not compared: {self.unchecked}", ""))
+        modules = [(one.difference, one.tolerance) for one in self.replaced if one.difference is not None]
+        if modules:
+            rows.append(_compared("modules", *max(modules)))
         rows += [("note", note, "") for note in self.notes]
         return _table(rows)
 
@@ -93,6 +93,10 @@ class FuseReport:
 NUMBER = r"\b\d+\b"  # a name that is a number
 
 Row = tuple[str, str, str]
+
+
+def _compared(what: str, difference: float, tolerance: float) -> Row:
+    return what, f"differ by {difference:.1e} of the largest", f"allowed {tolerance:.1e}"
 
 
 def _grouped(head: str, entries: Iterable[tuple[str, str, str]]) -> list[Row]:

@@ -22,7 +22,7 @@ class Rule:
         mechanism: what serves it.
         adapter: how.
         needs: attributes that the adapter reads; a version without them is one that we do not know.
-        attention: the child that is the attention, where the class is a block around it.
+        part: name and class of the child that is the attention, where the class is a block around it.
         reason: says why an object cannot be served, or nothing.
         note: when it runs as before.
     """
@@ -32,7 +32,7 @@ class Rule:
     mechanism: str
     adapter: type[Adapter]
     needs: tuple[str, ...]
-    attention: str = ""
+    part: tuple[str, str] = ("", "")
     reason: Callable[[Any], str] = lambda module: ""
     note: Callable[[Any], str] = lambda module: ""
 
@@ -66,7 +66,8 @@ def _config(module: Any) -> str:  # noqa: ANN401
 _VIT = ("q_proj", "k_proj", "v_proj", "o_proj", "head_dim", "scaling", "attention_dropout", "config")
 _DINAT = ("query", "key", "value", "rpb", "kernel_size", "attention_head_size", "dropout")
 _HF = "transformers.models"
-_DENSE = "dense layers with their activation"
+DENSE = "dense layers with their activation"
+"""What is served around attention, not attention itself."""
 
 RULES: tuple[Rule, ...] = (
     *(
@@ -101,7 +102,7 @@ RULES: tuple[Rule, ...] = (
         "window attention",
         timm.SwinTransformerBlock,
         ("attn", "window_size", "shift_size", "input_resolution", "_attn"),
-        attention="attn",
+        part=("attn", "WindowAttention"),
         note=_block,
     ),
     Rule(
@@ -136,7 +137,7 @@ RULES: tuple[Rule, ...] = (
         "window attention",
         transformers.SwinLayer,
         ("attention", "layernorm_before", "layernorm_after", "mlp", "dropout", "drop_path", "window_size"),
-        attention="attention",
+        part=("attention", "SwinAttention"),
         reason=lambda module: _config(module.attention),
     ),
     Rule(
@@ -154,9 +155,9 @@ RULES: tuple[Rule, ...] = (
         ("qkv_proj", "out_proj", "attn_dropout", "embed_dim"),
         note=_dropout,
     ),
-    Rule("timm.layers.mlp", "Mlp", _DENSE, timm.Mlp, ("fc1", "act", "drop1", "norm", "fc2", "drop2")),
+    Rule("timm.layers.mlp", "Mlp", DENSE, timm.Mlp, ("fc1", "act", "drop1", "norm", "fc2", "drop2")),
     *(
-        Rule(f"{_HF}.{module}", name, _DENSE, transformers.Mlp, ("fc1", "activation_fn", "fc2"))
+        Rule(f"{_HF}.{module}", name, DENSE, transformers.Mlp, ("fc1", "activation_fn", "fc2"))
         for module, name in (
             ("vit.modeling_vit", "ViTMLP"),
             ("deit.modeling_deit", "DeiTMLP"),
@@ -178,8 +179,13 @@ RULES: tuple[Rule, ...] = (
 
 def find_rule(kind: type[nn.Module]) -> tuple[Rule, type[nn.Module]] | None:
     """Find the rule for a class or one of its bases, and the class that it is about."""
-    for base in kind.__mro__:
-        for rule in RULES:
-            if (base.__module__, base.__qualname__) == (rule.module, rule.name):
-                return rule, base
+    for rule in RULES:
+        base = base_of(kind, rule.module, rule.name)
+        if base is not None:
+            return rule, base
     return None
+
+
+def base_of(kind: type[nn.Module], module: str, name: str) -> type[nn.Module] | None:
+    """Find the class of that name among a class and its bases."""
+    return next((base for base in kind.__mro__ if (base.__module__, base.__qualname__) == (module, name)), None)

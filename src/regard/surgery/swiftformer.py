@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -11,9 +12,9 @@ from torch import Tensor, nn
 from regard._onednn import dense
 from regard.attention import efficient_additive_attention
 from regard.attention._pooling import TokenNorm
-from regard.surgery.adapters import Adapter, put_on
-from regard.surgery.affine import affine_of, after, before, plain
-from regard.surgery.obstacles import Sharing, obstacle
+from regard.surgery.adapters import Adapter, keep_whole, put_on
+from regard.surgery.affine import affine_of, after, before, foldable, plain
+from regard.surgery.obstacles import Sharing, obstacle, walk_open
 from regard.surgery.report import Folded
 
 HOME = "timm.models.swiftformer"
@@ -31,7 +32,7 @@ class ConvBlock(nn.Module):
 
     def __init__(self, block: nn.Module, names: Mapping[str, str]) -> None:
         super().__init__()
-        self.dwconv = block.get_submodule(names["depthwise"])
+        self.dwconv: Any = copy.deepcopy(block.get_submodule(names["depthwise"]))
         self.pwconv1, self.pwconv2 = (_linear(block.get_submodule(names[name])) for name in ("first", "second"))
         self.act = block.get_submodule("act")
 
@@ -59,7 +60,11 @@ class AttentionBlock(nn.Module):
         x = self.local_representation(x).permute(0, 2, 3, 1)  # [B, H, W, C]
         query, key = dense(self.to_query_key, x).chunk(2, -1)
         context, unit_query = efficient_additive_attention(
-            query, key, self.w_g.squeeze(-1), token_norm=self.token_norm, scale=self.scale_factor
+            query,
+            key,
+            self.w_g.squeeze(-1).to(query.dtype),
+            token_norm=self.token_norm,
+            scale=self.scale_factor,
         )
         x = dense(self.from_context, context, residual=dense(self.from_query, unit_query, residual=x))
         hidden = dense(self.fc1, x, activation=self.act)
@@ -81,73 +86,84 @@ def is_ours(model: nn.Module) -> bool:
     return any(type(module).__module__ in NAMES for module in model.modules())
 
 
-def restructure(model: nn.Module, sharing: Sharing) -> list[Folded]:
+def restructure(model: nn.Module, sharing: Sharing, closed: Collection[str]) -> list[Folded]:
     """Replace the blocks of a SwiftFormer in evaluation mode by folded ones, where nothing speaks against it."""
     folded: list[Folded] = []
     for kinds, build in ((CONV_BLOCKS, _conv_block), (ATTENTION_BLOCKS, _attention_block)):
-        for path, block in list(model.named_modules()):
+        for path, block in walk_open(model, closed):
             home = type(block).__module__
             if (
-                home in NAMES
+                path
+                and home in NAMES
                 and type(block).__qualname__ in kinds
                 and not obstacle(block, home.partition(".")[0], sharing)
             ):
-                new, what = build(block)
+                new, what = build(block, sharing)
                 if new is not None:
                     parent, _, name = path.rpartition(".")
                     setattr(model.get_submodule(parent), name, new.eval())
                     folded += [Folded(f"{path}.{layer}", into) for layer, into in what]
-    for path, module in list(model.named_modules()):
+    for path, module in walk_open(model, closed):
         if (type(module).__module__, type(module).__qualname__) == (HOME, "SwiftFormer"):
-            folded += [Folded(f"{path}.head_dist".lstrip("."), "head")] if _one_head(module) else []
+            folded += [Folded(f"{path}.head_dist".lstrip("."), "head")] if _one_head(module, sharing) else []
     return folded
 
 
 Built = tuple[nn.Module | None, list[tuple[str, str]]]
 
 
-def _conv_block(block: Any) -> Built:  # noqa: ANN401
+def _conv_block(block: Any, sharing: Sharing) -> Built:  # noqa: ANN401
     names = NAMES[type(block).__module__]
-    depthwise, second = block.get_submodule(names["depthwise"]), block.get_submodule(names["second"])
-    affine = affine_of(block.norm)
-    dense = (block.get_submodule(names["first"]), second)
-    if affine is None or not plain(depthwise, nn.Conv2d) or not all(map(_is_pointwise, dense)):
+    first, second = (block.get_submodule(names[name]) for name in ("first", "second"))
+    affine = affine_of(block.norm, sharing)
+    if (
+        affine is None
+        or not foldable(block.get_submodule(names["depthwise"]), nn.Conv2d, sharing)
+        or not all(map(_is_pointwise, (first, second)))
+    ):
         return None, []
-    after(depthwise, *affine)
+    new, what = ConvBlock(block, names), [("norm", names["depthwise"])]
+    after(new.dwconv, *affine)
     scale = _scale(block.layer_scale)
     if scale is not None:
-        after(second, scale)
-    return ConvBlock(block, names), [("norm", names["depthwise"]), ("layer_scale", names["second"])]
+        after(new.pwconv2, scale)
+        what.append(("layer_scale", names["second"]))
+    return new, what
 
 
-def _attention_block(block: Any) -> Built:  # noqa: ANN401
+def _attention_block(block: Any, sharing: Sharing) -> Built:  # noqa: ANN401
     attn, mlp = block.attn, block.linear
-    affine = affine_of(mlp.norm1)
+    affine = affine_of(mlp.norm1, sharing)
     dense = (attn.to_query, attn.to_key, attn.proj, attn.final)
     if (
         affine is None
         or not all(map(_is_pointwise, (mlp.fc1, mlp.fc2)))
-        or not all(plain(one, nn.Linear) for one in dense)
+        or not all(foldable(one, nn.Linear, sharing) for one in dense)
     ):
         return None, []
-    before(mlp.fc1, *affine)
-    for name, layer in (("layer_scale_1", attn.final), ("layer_scale_2", mlp.fc2)):
+    keep_whole(AttentionBlock)
+    new = AttentionBlock(block, "l2" if type(block).__module__ == HOME else "ones")
+    what = [("linear.norm1", "linear.fc1"), ("attn.proj", "attn.final")]
+    before(new.fc1, *affine)
+    for name, into, layers in (
+        ("layer_scale_1", "attn.final", (new.from_query, new.from_context)),
+        ("layer_scale_2", "linear.fc2", (new.fc2,)),
+    ):
         scale = _scale(getattr(block, name, None))
         if scale is not None:
-            after(layer, scale)
-    token_norm: TokenNorm = "l2" if type(block).__module__ == HOME else "ones"
-    what = [("linear.norm1", "linear.fc1"), ("attn.proj", "attn.final")]
-    what += [("layer_scale_1", "attn.final"), ("layer_scale_2", "linear.fc2")]
-    return AttentionBlock(block, token_norm), what
+            for layer in layers:
+                after(layer, scale)
+            what.append((name, into))
+    return new, what
 
 
-def _one_head(model: Any) -> bool:  # noqa: ANN401
+def _one_head(model: Any, sharing: Sharing) -> bool:  # noqa: ANN401
     heads = (model.head, model.head_dist)
-    if not all(plain(head, nn.Linear) for head in heads):
+    if not all(foldable(head, nn.Linear, sharing) for head in heads):
         return False
-    weights, biases = ([getattr(head, name).double() for head in heads] for name in ("weight", "bias"))
-    for name, pair in (("weight", weights), ("bias", biases)):
-        setattr(model.head, name, nn.Parameter((sum(pair) / 2).to(model.head.weight.dtype)))
+    for name in ("weight", "bias"):
+        mean = sum(getattr(head, name).double() for head in heads) / 2
+        setattr(model.head, name, nn.Parameter(mean.to(model.head.weight.dtype)))
     model.head_dist = nn.Identity()
     put_on(model, OneHead)
     return True
@@ -159,7 +175,7 @@ def _scale(layer: Any) -> Tensor | None:  # noqa: ANN401
 
 
 def _is_pointwise(layer: nn.Module) -> bool:
-    return plain(layer, nn.Conv2d) and isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)
+    return plain(layer, nn.Conv2d) and layer.kernel_size == (1, 1)
 
 
 def _linear(layer: Any) -> nn.Linear:  # noqa: ANN401

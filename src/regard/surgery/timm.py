@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from regard._onednn import dense
+from regard._onednn import dense, is_heard
 from regard.attention import (
     efficient_additive_attention,
     separable_attention,
@@ -14,15 +14,16 @@ from regard.attention import (
     talking_heads_attention,
     window_attention,
 )
-from regard.surgery.adapters import Adapter, relative_bias, split_heads
+from regard.surgery.adapters import Adapter, relative_bias, sees_weights, split_heads
+from regard.surgery.affine import plain
 
 
 class Attention(Adapter):
-    """`timm.layers.Attention`; masked calls run as before."""
+    """`timm.layers.Attention`; masked calls, and those whose weights somebody listens to, run as before."""
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Attend over `[B, N, C]`."""
-        if attn_mask is not None or is_causal:
+        if attn_mask is not None or is_causal or is_heard(self.attn_drop):
             return super().forward(x, attn_mask, is_causal)
         query, key, value = dense(self.qkv, x).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
         query, key = self.q_norm(query).to(value.dtype), self.k_norm(key).to(value.dtype)  # autocast norms in float32
@@ -37,6 +38,8 @@ class ClassAttn(Adapter):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend from the first token, `[B, N, C]` to `[B, 1, C]`."""
+        if is_heard(self.attn_drop):
+            return super().forward(x)
         head_dim = x.shape[-1] // self.num_heads
         query, key, value = (
             split_heads(one, head_dim) for one in (dense(self.q, x[:, :1]), dense(self.k, x), dense(self.v, x))
@@ -47,11 +50,14 @@ class ClassAttn(Adapter):
 
 
 class TalkingHeadAttn(Adapter):
-    """`TalkingHeadAttn` of timm's CaiT; with attention dropout, training runs as before."""
+    """`TalkingHeadAttn` of timm's CaiT; with attention dropout, training runs as before.
+
+    So do calls whose mixes are no plain dense layers, since we read their weights: quantised, wrapped, pruned, hooked.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend over `[B, N, C]`."""
-        if self.training and self.attn_drop.p:
+        if sees_weights(self.attn_drop) or not (plain(self.proj_l, nn.Linear) and plain(self.proj_w, nn.Linear)):
             return super().forward(x)
         query, key, value = dense(self.qkv, x).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
         mixes = (self.proj_l.weight, self.proj_w.weight, self.proj_l.bias, self.proj_w.bias)
@@ -78,7 +84,7 @@ class SwinTransformerBlock(Adapter):
     def _attn(self, x: Tensor) -> Tensor:
         attn: Any = self.attn
         ragged = any(length % size for length, size in zip(x.shape[1:3], self.window_size, strict=True))
-        if ragged or (attn.training and attn.attn_drop.p):
+        if ragged or sees_weights(attn.attn_drop) or is_heard(attn):
             return super()._attn(x)  # type: ignore[misc]
         query, key, value = dense(attn.qkv, x).unflatten(-1, (3, attn.num_heads, -1)).unbind(-3)
         bias = relative_bias(attn.relative_position_bias_table, self.window_size).to(query.dtype)
@@ -114,7 +120,7 @@ class LinearSelfAttention(Adapter):
 
     def forward(self, x: Tensor, x_prev: Tensor | None = None) -> Tensor:
         """Attend over unfolded patches, `[B, C, P, N]`."""
-        if x_prev is not None or (self.training and self.attn_drop.p):
+        if x_prev is not None or sees_weights(self.attn_drop):
             return super().forward(x, x_prev)
         return self.out_drop(self.out_proj(attend_to_patches(self.qkv_proj(x), self.embed_dim)))
 

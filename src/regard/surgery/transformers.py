@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
+from torch.nn import functional as F
 
-from regard._onednn import dense
+from regard._onednn import dense, is_heard
 from regard.attention import (
     efficient_additive_attention,
     neighborhood_attention,
@@ -15,7 +16,7 @@ from regard.attention import (
 )
 from regard.attention._grid import crop_grid, pad_grid
 from regard.attention.window.function import whole_windows
-from regard.surgery.adapters import Adapter, relative_bias, split_heads
+from regard.surgery.adapters import Adapter, relative_bias, sees_weights, split_heads
 from regard.surgery.timm import attend_to_patches
 
 
@@ -40,8 +41,8 @@ class Mlp(Adapter):
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Transform every token of `[..., C]`."""
         activation: Any = self.activation_fn
-        if type(activation).__name__ == "GELUActivation":
-            activation = activation.act  # the function that it wraps
+        if type(activation).__name__ == "GELUActivation" and activation.act is F.gelu and not is_heard(activation):
+            activation = F.gelu
         return dense(self.fc2, dense(self.fc1, hidden_states, activation=activation))
 
 
@@ -59,20 +60,21 @@ class SwinLayer(Adapter):
         attention: Any = self.attention
         if not always_partition:
             self.set_shift_and_window_size(input_dimensions)
-        window = (self.window_size, self.window_size)
-        dropout = attention.training and attention.attention_dropout
+        window, bias = (self.window_size, self.window_size), attention.relative_position_bias
         if (
-            dropout
+            (attention.training and attention.attention_dropout)
             or asks_for_weights(attention.config, options)
-            or window != attention.relative_position_bias.window_size
+            or window != bias.window_size
+            or is_heard(attention)
+            or is_heard(bias)
         ):
             return super().forward(hidden_states, input_dimensions, always_partition, **options)
         x = self.layernorm_before(hidden_states).unflatten(1, input_dimensions)
         x = pad_grid(x, whole_windows(input_dimensions, window))  # before the projection: a padded key is its bias
         query, key, value = _project(attention, x)
-        bias = relative_bias(attention.relative_position_bias.relative_position_bias_table, window).to(query.dtype)
+        table = relative_bias(bias.relative_position_bias_table, window).to(query.dtype)
         out = window_attention(
-            query, key, value, window, shift_size=self.shift_size, bias=bias, scale=attention.scaling
+            query, key, value, window, shift_size=self.shift_size, bias=table, scale=attention.scaling
         )
         out = self.dropout(dense(attention.o_proj, crop_grid(out, input_dimensions).flatten(-2)))
         hidden_states = hidden_states + self.drop_path(out.flatten(1, 2))
@@ -100,7 +102,7 @@ class MobileViTV2LinearSelfAttention(Adapter):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Attend over unfolded patches, `[B, C, P, N]`."""
-        if self.training and self.attn_dropout.p:
+        if sees_weights(self.attn_dropout):
             return super().forward(hidden_states)
         return self.out_proj(attend_to_patches(self.qkv_proj(hidden_states), self.embed_dim))
 
@@ -110,7 +112,7 @@ class NeighborhoodAttention(Adapter):
 
     def forward(self, hidden_states: Tensor, output_attentions: bool | None = False) -> tuple[Tensor, ...]:
         """Attend over `[B, H, W, C]`."""
-        if output_attentions or (self.training and self.dropout.p):
+        if output_attentions or sees_weights(self.dropout):
             return super().forward(hidden_states, output_attentions)
         projected = (dense(layer, hidden_states) for layer in (self.query, self.key, self.value))
         query, key, value = (split_heads(one, self.attention_head_size) for one in projected)
