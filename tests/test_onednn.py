@@ -26,17 +26,24 @@ CALLS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def small_products_pay(monkeypatch):
+    monkeypatch.setattr(_onednn, "FEWEST", 0)
+    monkeypatch.setattr(_onednn, "FEWEST_ALONE", 0)
+
+
 @pytest.fixture
 def served(monkeypatch):
     """Which calls went to oneDNN."""
     answers = []
-    serves = _onednn._serves_dense
+    product = _onednn._product
 
     def listen(*args):
-        answers.append(serves(*args))
-        return answers[-1]
+        out = product(*args)
+        answers.append(out is not None)
+        return out
 
-    monkeypatch.setattr(_onednn, "_serves_dense", listen)
+    monkeypatch.setattr(_onednn, "_product", listen)
     return answers
 
 
@@ -315,3 +322,12 @@ def test_convolutions_of_images_that_are_too_small():
     layer, x = PackedConv2d(4, 4, 5), torch.randn(1, 4, 3, 3).to(memory_format=torch.channels_last)
     with pytest.raises(RuntimeError, match="Kernel size can't be greater"):
         layer(x)
+
+
+@torch.no_grad()
+def test_small_products_are_pytorchs(served, monkeypatch):
+    monkeypatch.undo()
+    for tokens, expected in ((10, False), (200, False), (2000, True)):
+        product = _onednn._product(nn.Linear(192, 192), torch.randn(1, tokens, 192))
+        assert (product is not None) == expected
+    assert _onednn._product(nn.Linear(192, 768), torch.randn(1, 200, 192), True) is not None

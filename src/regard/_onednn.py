@@ -75,7 +75,8 @@ class PackedLinear(Packed, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform `[..., in_features]`."""
-        return _product(self, x.contiguous()) if _serves_dense(self, x, None) else super().forward(x)
+        out = _product(self, x)
+        return super().forward(x) if out is None else out
 
 
 class PackedConv2d(Packed, nn.Conv2d):
@@ -99,7 +100,8 @@ class PackedConv2d(Packed, nn.Conv2d):
 
     def _serves(self, x: Tensor) -> bool:
         return (
-            _serves(self, x)
+            not _is_watched()
+            and _serves(self, x, self.weight, self.bias)
             and x.ndim == 4
             and x.shape[1] == self.in_channels
             and self.weight.shape == (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
@@ -135,57 +137,64 @@ def dense(
         ...     dense(layer, torch.randn(2, 9, 8), activation=F.gelu).shape
         torch.Size([2, 9, 4])
     """
-    gelu = activation is F.gelu or (
-        type(activation) is nn.GELU and activation.approximate == "none" and not is_heard(activation)
-    )
-    if (activation is None or residual is None) and _serves_dense(layer, x, residual):
-        assert isinstance(layer, nn.Linear)
-        out = _product(layer, x.contiguous(), gelu, residual)
+    gelu = activation is not None and _is_gelu(activation)
+    out = None if activation is not None and residual is not None else _product(layer, x, gelu, residual)
+    if out is not None:
         return out if activation is None or gelu else activation(out)
     out = layer(x)
     out = out if activation is None else activation(out)
     return out if residual is None else out + residual
 
 
-def _product(layer: nn.Linear, x: Tensor, gelu: bool = False, residual: Tensor | None = None) -> Tensor:
-    weight: Tensor = layer.weight
+def _product(layer: nn.Module, x: Tensor, gelu: bool = False, residual: Tensor | None = None) -> Tensor | None:
+    """Call oneDNN for a dense layer; None where PyTorch's own path is to be taken, or takes less time."""
+    if not (isinstance(layer, nn.Linear) and type(layer) in DENSE and isinstance(x, Tensor)) or _is_watched():
+        return None
+    alone = type(layer) is not PackedLinear and not gelu and residual is None
+    if x.numel() * layer.out_features < (FEWEST_ALONE if alone else FEWEST):
+        return None
+    weight, bias = layer.weight, layer.bias
+    if (
+        not _serves(layer, x, weight, bias)
+        or x.ndim < 2
+        or weight.shape != (layer.out_features, x.shape[-1])
+        or not (residual is None or (_is_plain(residual) and residual.shape == (*x.shape[:-1], layer.out_features)))
+    ):
+        return None
+    x = x.contiguous()
     if isinstance(layer, PackedLinear):
         tokens = x.numel() // x.shape[-1]
         weight = layer.packed(lambda weight: torch.ops.mkldnn._reorder_linear_weight(weight, tokens))
     product = torch.ops.mkldnn._linear_pointwise
     out: Tensor
     if residual is not None:
-        out = product.binary(x, residual.contiguous(), weight, layer.bias, "add")
+        out = product.binary(x, residual.contiguous(), weight, bias, "add")
     else:
-        out = product(x, weight, layer.bias, "gelu" if gelu else "none", [], "none")
+        out = product(x, weight, bias, "gelu" if gelu else "none", [], "none")
     return out
 
 
-def _serves_dense(layer: nn.Module, x: Tensor, residual: Tensor | None) -> bool:
-    return (
-        type(layer) in (nn.Linear, EvenLinear, PackedLinear)
-        and _serves(layer, x, residual)
-        and x.ndim > 1
-        and layer.weight.shape == (layer.out_features, x.shape[-1])
-        and (residual is None or residual.shape == (*x.shape[:-1], layer.out_features))
-    )
+DENSE = (nn.Linear, EvenLinear, PackedLinear)
+# Multiplications from which on a call pays, which costs some 25 microseconds more than PyTorch's own.
+FEWEST_ALONE = 32 << 20
+FEWEST = 8 << 20  # where a pass over the result is saved too, or the weight is packed
 
 
-def _serves(layer: Any, x: Tensor, residual: Tensor | None = None) -> bool:  # noqa: ANN401
-    """Tell whether a private operator may stand for a layer's call: nobody differentiates, listens or traces."""
-    if torch.compiler.is_compiling() or _is_transformed() or is_heard(layer):
-        return False
-    weight, bias = layer.weight, layer.bias
+def _serves(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Tell whether a private operator may stand for a layer's call: nobody differentiates or listens."""
     return (
-        _is_plain(x)
+        AVAILABLE
+        and torch._C._get_mkldnn_enabled()
+        and not is_heard(layer)
+        and _is_plain(x)
         and _is_plain(weight)
-        and x.numel() > 0
         # the operators read a bias as one row, whatever its shape and strides
         and (bias is None or (_is_plain(bias) and bias.shape == weight.shape[:1] and bias.is_contiguous()))
-        and (residual is None or _is_plain(residual))
-        and bool(torch.backends.mkldnn.enabled)
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and x.numel() > 0
     )
+
+
+AVAILABLE = hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def _is_plain(tensor: Tensor) -> bool:
@@ -198,6 +207,11 @@ def _is_plain(tensor: Tensor) -> bool:
         and not tensor.is_nested
         and not (tensor.requires_grad and torch.is_grad_enabled())
     )
+
+
+def _is_gelu(activation: Activation) -> bool:
+    exact = type(activation) is nn.GELU and activation.approximate == "none" and not is_heard(activation)
+    return activation is F.gelu or exact
 
 
 def altered(module: nn.Module, harmless: str = "") -> str:
@@ -238,10 +252,11 @@ def is_heard(module: nn.Module) -> bool:
     return bool(torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks or altered(module))
 
 
-def _is_transformed() -> bool:
-    """Tell whether what runs is recorded, counted, mapped, cast or differentiated forwards."""
+def _is_watched() -> bool:
+    """Tell whether what runs is compiled, recorded, counted, mapped, cast or differentiated forwards."""
     return (
-        torch._C._len_torch_dispatch_stack() > 0
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._len_torch_function_stack() > 0
         or torch._C._is_tracing()
         or torch._C._functorch.peek_interpreter_stack() is not None

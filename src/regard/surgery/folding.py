@@ -76,7 +76,7 @@ def fold(model: nn.Module, closed: Collection[str] = ()) -> tuple[Folded, ...]:
             folded += [Folded(f"{path}.{what}".lstrip("."), into) for what, into in _fold_one(module, sharing)]
     if swiftformer.is_ours(model):
         folded += swiftformer.restructure(model, sharing, closed)
-        model.to(memory_format=torch.channels_last)
+    model.to(memory_format=torch.channels_last)  # oneDNN's layout of images
     for _, module in walk_open(model, closed):
         packed = PACKED.get(type(module))
         if packed and _on_cpu(module.weight):

@@ -126,6 +126,12 @@ class LinearSelfAttention(Adapter):
 
 
 def attend_to_patches(projected: Tensor, dim: int) -> Tensor:
-    """Apply separable attention to the projection `[B, 1 + 2 * C, P, N]` of N unfolded patches: `[B, C, P, N]`."""
+    """Apply separable attention to the projection `[B, 1 + 2 * C, P, N]` of N unfolded patches: `[B, C, P, N]`.
+
+    Where a token's channels stand apart in memory, the kernel would gather them one by one; the definition does not.
+    """
+    if projected.stride(1) != 1:
+        query, key, value = projected.split([1, dim, dim], 1)
+        return value.relu() * (key * query.softmax(-1)).sum(-1, keepdim=True)
     query, key, value = projected.permute(0, 2, 3, 1).split([1, dim, dim], -1)  # views, [B, P, N, ...]
     return separable_attention(query, key, value, patch_size=(projected.shape[2], 1)).permute(0, 3, 1, 2)
