@@ -1,6 +1,7 @@
 // Passes over tokens [B, N, 1, C], for the mechanisms that pool all tokens to a few context vectors.
 #pragma once
 
+#include <type_traits>
 #include <vector>
 
 #include "tensors.h"
@@ -43,6 +44,21 @@ struct TokenRows {
     }
     void write(const T* row, int64_t batch, int64_t token) const {
         write_channels<T>(row, at(batch, token), tensor.channels, tensor.strides[5], T(1));
+    }
+    // Rows of whole vectors of T are used where they stand, others by way of `scratch`.
+    bool in_place() const {
+        return std::is_same_v<std::remove_const_t<Stored>, T> && tensor.strides[5] == 1 && tensor.channels == pitch;
+    }
+    const T* row(T* scratch, int64_t batch, int64_t token) const {
+        if (in_place()) return reinterpret_cast<const T*>(at(batch, token));
+        read(scratch, batch, token);
+        return scratch;
+    }
+    T* place(T* scratch, int64_t batch, int64_t token) const {
+        return in_place() ? reinterpret_cast<T*>(at(batch, token)) : scratch;
+    }
+    void finish(const T* scratch, int64_t batch, int64_t token) const {
+        if (!in_place()) write(scratch, batch, token);
     }
 };
 

@@ -20,10 +20,16 @@ struct EfficientAdditiveInputs {
     const T* weight;  // [C]
 };
 
+// What brings a row to unit length.
+template <typename T>
+inline T length(const T* row, int64_t pitch, double smallest) {
+    return std::max(std::sqrt(dot(row, row, pitch)), T(smallest));
+}
+
 // Brings a row to unit length; returns what it was divided by.
 template <typename T>
-T unit_length(T* row, int64_t pitch, double smallest) {
-    const T norm = std::max(std::sqrt(dot(row, row, pitch)), T(smallest));
+inline T unit_length(T* row, int64_t pitch, double smallest) {
+    const T norm = length(row, pitch, smallest);
     for (int64_t c = 0; c < pitch; c += kLanes<T>) store(row + c, load(row + c) / norm);
     return norm;
 }
@@ -48,9 +54,9 @@ struct Pooled {
     }
 };
 
-// The first pass: unit queries, written where wanted, and the context.
-template <typename T, typename Stored, typename Write>
-Pooled<T> pool_queries(const EfficientAdditiveInputs<T, Stored>& in, Write write) {
+// The first pass: unit queries, written if wanted, and the context.
+template <typename T, typename Stored>
+Pooled<T> pool_queries(const EfficientAdditiveInputs<T, Stored>& in, const TokenRows<T, Stored>* unit_query) {
     const EfficientAdditiveProblem& p = in.problem;
     const int64_t pitch = in.query.pitch;
     const TokenUnits units(p.batch, p.tokens);
@@ -63,13 +69,20 @@ Pooled<T> pool_queries(const EfficientAdditiveInputs<T, Stored>& in, Write write
     for (int64_t c = 0; c < p.channels; ++c) one += T(0) * in.weight[c];
     units.in_all_threads(p.threads, [&](int64_t unit, int64_t batch, int64_t token, int64_t end) {
         Pieces<T> pieces(2 * pitch);
-        T *const row = pieces.take(pitch), *const context = pieces.take(pitch);
+        T *const scratch = pieces.take(pitch), *const context = pieces.take(pitch);
         T most = kHidden<T>, sum = 0;
         for (; token < end; ++token) {
-            in.query.read(row, batch, token);
-            unit_length(row, pitch, p.smallest);
-            write(row, batch, token);
-            const T score = p.token_norm == kOnes ? one : dot(row, pooled.weight.data(), pitch);
+            const T* const query = in.query.row(scratch, batch, token);
+            T* const row = unit_query ? unit_query->place(scratch, batch, token) : scratch;
+            const T norm = length(query, pitch, p.smallest);
+            Vector<T> product = splat(T(0));
+            for (int64_t c = 0; c < pitch; c += kLanes<T>) {
+                const Vector<T> unit = load(query + c) / norm;
+                store(row + c, unit);
+                product += unit * load(pooled.weight.data() + c);
+            }
+            if (unit_query) unit_query->finish(row, batch, token);
+            const T score = p.token_norm == kOnes ? one : total<T>(product);
             T factor = score;
             if (p.token_norm == kSoftmax) {
                 if (score > most) {  // what was added so far shrinks
@@ -109,17 +122,17 @@ Pooled<T> pool_queries(const EfficientAdditiveInputs<T, Stored>& in, Write write
 template <typename T, typename Stored>
 void efficient_additive_forward(const EfficientAdditiveInputs<T, Stored>& in, TokenRows<T, Stored> out, TokenRows<T, Stored> unit_query) {
     const EfficientAdditiveProblem& p = in.problem;
-    const Pooled<T> pooled =
-        pool_queries(in, [&](const T* row, int64_t batch, int64_t token) { unit_query.write(row, batch, token); });
+    const Pooled<T> pooled = pool_queries(in, &unit_query);
     TokenUnits(p.batch, p.tokens).in_all_threads(p.threads, [&](int64_t, int64_t batch, int64_t token, int64_t end) {
         Pieces<T> pieces(pooled.pitch);
-        T* const row = pieces.take(pooled.pitch);
+        T* const scratch = pieces.take(pooled.pitch);
         const T* const context = pooled.context.data() + batch * pooled.pitch;
         for (; token < end; ++token) {
-            in.key.read(row, batch, token);
-            unit_length(row, pooled.pitch, p.smallest);
-            for (int64_t c = 0; c < pooled.pitch; c += kLanes<T>) store(row + c, load(row + c) * load(context + c));
-            out.write(row, batch, token);
+            const T* const key = in.key.row(scratch, batch, token);
+            T* const row = out.place(scratch, batch, token);
+            const T norm = length(key, pooled.pitch, p.smallest);
+            for (int64_t c = 0; c < pooled.pitch; c += kLanes<T>) store(row + c, load(key + c) / norm * load(context + c));
+            out.finish(row, batch, token);
         }
     });
 }
@@ -168,7 +181,7 @@ std::vector<T> slopes_of_keys(const EfficientAdditiveInputs<T, Stored>& in, cons
 template <typename T, typename Stored>
 void efficient_additive_backward(const EfficientAdditiveInputs<T, Stored>& in, const EfficientAdditiveGradients<T, Stored>& gradients) {
     const EfficientAdditiveProblem& p = in.problem;
-    const Pooled<T> pooled = pool_queries(in, [](const T*, int64_t, int64_t) {});
+    const Pooled<T> pooled = pool_queries<T, Stored>(in, nullptr);
     const std::vector<T> context_slopes = slopes_of_keys(in, gradients, pooled);
     const int64_t pitch = pooled.pitch;
     const TokenUnits units(p.batch, p.tokens);

@@ -111,10 +111,9 @@ std::vector<T> contexts_of(const SeparableInputs<T, Stored>& in, const Places& p
     const int64_t pitch = in.key.pitch;
     return sums_of_places<T>(in.problem, places, pitch, [&](T* sum, int64_t batch, int64_t, TokensOfPlace tokens) {
         Pieces<T> pieces(pitch);
-        T* const key = pieces.take(pitch);
+        T* const scratch = pieces.take(pitch);
         for (const int32_t token : tokens) {
-            in.key.read(key, batch, token);
-            add_scaled(sum, key, weights[size_t(batch * places.tokens + token)], pitch);
+            add_scaled(sum, in.key.row(scratch, batch, token), weights[size_t(batch * places.tokens + token)], pitch);
         }
     });
 }
@@ -127,15 +126,16 @@ void separable_forward(const SeparableInputs<T, Stored>& in, TokenRows<T, Stored
     const int64_t pitch = in.key.pitch;
     TokenUnits(p.batch, value_places.tokens).in_all_threads(p.threads, [&](int64_t, int64_t batch, int64_t token, int64_t end) {
         Pieces<T> pieces(pitch);
-        T* const row = pieces.take(pitch);
+        T* const scratch = pieces.take(pitch);
         for (; token < end; ++token) {
             const T* const context = contexts.data() + (batch * places.count + value_places.of_token[size_t(token)]) * pitch;
-            in.value.read(row, batch, token);
+            const T* const value = in.value.row(scratch, batch, token);
+            T* const row = out.place(scratch, batch, token);
             for (int64_t c = 0; c < pitch; c += kLanes<T>) {
-                const Vector<T> value = load(row + c);
-                store(row + c, (value < splat(T(0)) ? splat(T(0)) : value) * load(context + c));
+                const Vector<T> here = load(value + c);
+                store(row + c, (here < splat(T(0)) ? splat(T(0)) : here) * load(context + c));
             }
-            out.write(row, batch, token);
+            out.finish(row, batch, token);
         }
     });
 }
