@@ -3,7 +3,13 @@
 import re
 from collections import defaultdict
 
+from hypothesis import HealthCheck, settings
+
 from regard.attention import MECHANISMS
+
+# The same examples in every run, however busy the machine is.
+settings.register_profile("regard", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("regard")
 
 CONTRACT = re.compile(r"attention/test_contract\.py::(?:\w+::)?test_(\w+)\[(?:torch\.)?(\w+?)[-\]]")
 

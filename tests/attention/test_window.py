@@ -164,7 +164,7 @@ def test_weights():
     assert_definition(out, single=rounded.flatten(1, 2), exact=first)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_any_options(data):
     axes = data.draw(st.integers(1, 2))
