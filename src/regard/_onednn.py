@@ -176,8 +176,8 @@ def _product(layer: nn.Module, x: Tensor, gelu: bool = False, residual: Tensor |
 
 DENSE = (nn.Linear, EvenLinear, PackedLinear)
 # Multiplications from which on a call pays, which costs some 25 microseconds more than PyTorch's own.
-FEWEST_ALONE = 32 << 20
-FEWEST = 8 << 20  # where a pass over the result is saved too, or the weight is packed
+FEWEST_ALONE = 16 << 20
+FEWEST = 4 << 20  # where a pass over the result is saved too, or the weight is packed
 
 
 def _serves(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
