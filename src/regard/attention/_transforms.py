@@ -68,8 +68,8 @@ def _gradients_of(
 ) -> tuple[Tensor | None, ...]:
     """Compute gradients that can be differentiated again."""
     output = definition(*inputs)
-    outputs = (output,) if isinstance(output, Tensor) else output
-    pairs = [pair for pair in zip(outputs, out_gradients, strict=False) if pair[0].requires_grad]
+    outputs = (output,) if isinstance(output, Tensor) else output[: len(out_gradients)]  # without statistics
+    pairs = [pair for pair in zip(outputs, out_gradients, strict=True) if pair[0].requires_grad]
     found = torch.autograd.grad(
         [out for out, _ in pairs],
         [inputs[place] for place in wanted],
