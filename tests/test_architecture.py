@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "regard"
 FILES = sorted(SOURCE.rglob("*.py"))
 LEVELS = (
     {"errors"},
-    {"_extras", "_onednn"},
+    {"extras", "onednn"},
     {"attention", "layers", "checkpoint"},
     {"models"},
     {"surgery", "compat", "explain", "benchmark", "training", "export"},

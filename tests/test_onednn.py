@@ -12,8 +12,8 @@ from torch.nn.utils import parametrizations
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from regard import _onednn
-from regard._onednn import EvenLinear, PackedConv2d, PackedLinear, dense
+from regard import onednn
+from regard.onednn import EvenLinear, PackedConv2d, PackedLinear, dense
 
 CALLS = {
     "alone": {},
@@ -28,22 +28,22 @@ CALLS = {
 
 @pytest.fixture(autouse=True)
 def small_products_pay(monkeypatch):
-    monkeypatch.setattr(_onednn, "FEWEST", 0)
-    monkeypatch.setattr(_onednn, "FEWEST_ALONE", 0)
+    monkeypatch.setattr(onednn, "FEWEST", 0)
+    monkeypatch.setattr(onednn, "FEWEST_ALONE", 0)
 
 
 @pytest.fixture
 def served(monkeypatch):
     """Which calls went to oneDNN."""
     answers = []
-    product = _onednn._product
+    product = onednn._product
 
     def listen(*args):
         out = product(*args)
         answers.append(out is not None)
         return out
 
-    monkeypatch.setattr(_onednn, "_product", listen)
+    monkeypatch.setattr(onednn, "_product", listen)
     return answers
 
 
@@ -328,6 +328,6 @@ def test_convolutions_of_images_that_are_too_small():
 def test_small_products_are_pytorchs(served, monkeypatch):
     monkeypatch.undo()
     for tokens, expected in ((10, False), (200, False), (2000, True)):
-        product = _onednn._product(nn.Linear(192, 192), torch.randn(1, tokens, 192))
+        product = onednn._product(nn.Linear(192, 192), torch.randn(1, tokens, 192))
         assert (product is not None) == expected
-    assert _onednn._product(nn.Linear(192, 768), torch.randn(1, 200, 192), True) is not None
+    assert onednn._product(nn.Linear(192, 768), torch.randn(1, 200, 192), True) is not None

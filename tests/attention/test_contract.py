@@ -27,7 +27,7 @@ BACKENDS = [pytest.param(*call.values, "reference", id=f"{call.id}-reference") f
 ]
 
 # Constants that a softmax cancels: all of their gradient is rounding, with nothing to measure it by; a law bounds it.
-CANCELLED = {"query_bias", "key_bias", "logits_bias"}
+CANCELED = {"query_bias", "key_bias", "logits_bias"}
 
 
 def run(mechanism, sample, tensors, backend="reference"):
@@ -41,7 +41,7 @@ def run_with_gradients(mechanism, sample, tensors, backend="reference"):
     generator = torch.Generator().manual_seed(99)
     seeds = [torch.randn(o.shape, generator=generator, dtype=torch.float64).to(o.dtype) for o in outputs]
     gradients = torch.autograd.grad(outputs, list(tensors.values()), seeds)
-    kept = [grad * 0 if name in CANCELLED else grad for name, grad in zip(tensors, gradients, strict=True)]
+    kept = [grad * 0 if name in CANCELED else grad for name, grad in zip(tensors, gradients, strict=True)]
     return (*(o.detach() for o in outputs), *kept)
 
 
@@ -123,7 +123,7 @@ def test_strided_inputs(mechanism, sample, backend):
 def test_same_bits_again(mechanism, sample, backend):
     """Repeated, and on memory that is full of NaN where nothing has been written."""
     first = run_with_gradients(mechanism, sample, sample.tensors(), backend)
-    torch.use_deterministic_algorithms(True)  # fills uninitialised memory with NaN
+    torch.use_deterministic_algorithms(True)  # fills uninitialized memory with NaN
     try:
         again = run_with_gradients(mechanism, sample, sample.tensors(), backend)
     finally:

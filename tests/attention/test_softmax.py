@@ -20,7 +20,7 @@ def draw(*shape, seed=0, count=3, dtype=torch.float64):
     return torch.randn(count, *shape, generator=generator, dtype=torch.float64).to(dtype).unbind()
 
 
-def randomise(module, seed=0):
+def randomize(module, seed=0):
     """Give every parameter trained-looking values: nothing that starts at 0 or 1 may hide a mistake."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in module.parameters():
@@ -39,13 +39,13 @@ def assert_same_module(ours, theirs, x, view=lambda x: x):
 @pytest.mark.parametrize("backend", ["fused", "reference"])
 @pytest.mark.parametrize("qk_norm", [False, True])
 def test_timm_attention(qk_norm, backend):
-    theirs = randomise(timm.layers.Attention(32, 4, qkv_bias=True, qk_norm=qk_norm, norm_layer=nn.LayerNorm))
+    theirs = randomize(timm.layers.Attention(32, 4, qkv_bias=True, qk_norm=qk_norm, norm_layer=nn.LayerNorm))
     ours = Attention(32, 4, qk_norm=qk_norm, backend=backend)
     assert_same_module(ours, theirs, torch.randn(2, 12, 32))
 
 
 def test_timm_attention_on_a_grid():
-    theirs = randomise(timm.layers.Attention(32, 4, qkv_bias=False))
+    theirs = randomize(timm.layers.Attention(32, 4, qkv_bias=False))
     assert_same_module(
         Attention(32, 4, qkv_bias=False), theirs, torch.randn(2, 12, 32), lambda x: x.unflatten(1, (3, 4))
     )
@@ -53,7 +53,7 @@ def test_timm_attention_on_a_grid():
 
 @pytest.mark.parametrize("backend", ["fused", "reference"])
 def test_timm_class_attention(backend):
-    theirs = randomise(ClassAttn(32, 4, qkv_bias=True))
+    theirs = randomize(ClassAttn(32, 4, qkv_bias=True))
     assert_same_module(ClassAttention(32, 4, backend=backend), theirs, torch.randn(2, 10, 32))
 
 
@@ -153,11 +153,11 @@ MODULES = [
 
 @pytest.mark.parametrize(("build", "grid"), MODULES)
 def test_gradient_reaches_all_parameters(build, grid):
-    module = randomise(build())
+    module = randomize(build())
     module(torch.randn(2, *grid, 16)).square().sum().backward()
-    cancelled = {"k.bias"}  # the same for all keys, so the softmax cancels it
+    canceled = {"k.bias"}  # the same for all keys, so the softmax cancels it
     for name, parameter in module.named_parameters():
-        assert parameter.grad is not None and (name in cancelled or parameter.grad.abs().max() > 0), name
+        assert parameter.grad is not None and (name in canceled or parameter.grad.abs().max() > 0), name
 
 
 @pytest.mark.parametrize(("build", "grid"), MODULES)
@@ -166,7 +166,7 @@ def test_modules_take_an_empty_batch(build, grid):
 
 
 def test_shaw_module_is_the_function():
-    module = randomise(Attention(16, 2, relative_distance=2, axes=2)).double()
+    module = randomize(Attention(16, 2, relative_distance=2, axes=2)).double()
     x = torch.randn(2, 3, 4, 16, dtype=torch.float64)
     query, key, value = module.qkv(x).unflatten(-1, (3, 2, 8)).unbind(-3)
     tables = {"relative_key": module.relative_key, "relative_value": module.relative_value}

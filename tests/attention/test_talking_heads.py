@@ -33,7 +33,7 @@ def single(tensors):
     return talking_heads_attention(**{name: tensor.float() for name, tensor in tensors.items()})
 
 
-def randomise(module):
+def randomize(module):
     generator = torch.Generator().manual_seed(0)
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5, generator=generator)
@@ -42,7 +42,7 @@ def randomise(module):
 
 @pytest.mark.parametrize("qkv_bias", [True, False])
 def test_timm(qkv_bias):
-    theirs = randomise(TalkingHeadAttn(32, 4, qkv_bias=qkv_bias))
+    theirs = randomize(TalkingHeadAttn(32, 4, qkv_bias=qkv_bias))
     ours, x = TalkingHeadsAttention(32, 4, qkv_bias=qkv_bias), torch.randn(2, 12, 32)
     ours.load_state_dict(theirs.state_dict())
     rounded = ours(x)
@@ -61,7 +61,7 @@ def test_identity_mixes_are_plain_attention():
 
 
 def test_identity_module_is_the_plain_module():
-    talking, plain = randomise(TalkingHeadsAttention(32, 4, mix_bias=False)), Attention(32, 4)
+    talking, plain = randomize(TalkingHeadsAttention(32, 4, mix_bias=False)), Attention(32, 4)
     with torch.no_grad():
         talking.proj_l.weight.copy_(torch.eye(4))
         talking.proj_w.weight.copy_(torch.eye(4))
@@ -150,7 +150,7 @@ def test_dropout_comes_after_the_second_mix():
 
 @pytest.mark.parametrize("counts", [{}, {"num_heads_qk": 2, "num_heads_v": 6}, {"mix_bias": False}], ids=str)
 def test_gradient_reaches_all_parameters(counts):
-    module = randomise(TalkingHeadsAttention(32, 4, **counts))
+    module = randomize(TalkingHeadsAttention(32, 4, **counts))
     x = torch.randn(2, 3, 4, 32)
     out = module(x)
     assert out.shape == x.shape

@@ -37,7 +37,7 @@ def single(tensors, *window, **options):
     return window_attention(**{name: tensor.float() for name, tensor in tensors.items()}, window_size=window, **options)
 
 
-def randomise(module):
+def randomize(module):
     generator = torch.Generator().manual_seed(0)
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5, generator=generator)
@@ -63,7 +63,7 @@ def test_timm(grid, window, shift):
     block = timm.SwinTransformerBlock(
         32, grid, num_heads=4, window_size=window, shift_size=shift, always_partition=True
     )
-    theirs, ours = randomise(block.attn), WindowAttention(32, 4, window, shift_size=shift)
+    theirs, ours = randomize(block.attn), WindowAttention(32, 4, window, shift_size=shift)
     assert ours.state_dict().keys() == theirs.state_dict().keys()
     ours.load_state_dict(theirs.state_dict())
     x = torch.randn(2, *grid, 32)
@@ -73,7 +73,7 @@ def test_timm(grid, window, shift):
 
 
 def test_timm_without_qkv_bias_at_its_default_window():
-    theirs = randomise(timm.WindowAttention(32, 4, qkv_bias=False))
+    theirs = randomize(timm.WindowAttention(32, 4, qkv_bias=False))
     ours, x = WindowAttention(32, 4, qkv_bias=False), torch.randn(2, 7, 7, 32)
     ours.load_state_dict(theirs.state_dict())
     rounded = ours(x)
@@ -193,7 +193,7 @@ def test_modules(window, grid):
 
 def test_module_pads_before_its_projection():
     """A padded position acts as a key that equals the projection's bias."""
-    module = randomise(WindowAttention(8, 2, 4, shift_size=1, small_grid="pad"))
+    module = randomize(WindowAttention(8, 2, 4, shift_size=1, small_grid="pad"))
     x = torch.randn(1, 3, 6, 8)
     padded = torch.zeros(1, 4, 8, 8)
     padded[:, :3, :6] = x

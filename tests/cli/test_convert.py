@@ -65,10 +65,10 @@ def test_without_classifier(tmp_path):
 
 
 def test_first_generation_of_swiftformer(tmp_path):
-    """Hugging Face's weights compute another normaliser than the others' code."""
+    """Hugging Face's weights compute another normalizer than the others' code."""
     file = written(tmp_path, "swiftformer_xs", naming="hf", token_norm="ones")
     call("convert", file, "--to", "official")
-    again = tmp_path / "net.official.safetensors"  # it remembers the normaliser
+    again = tmp_path / "net.official.safetensors"  # it remembers the normalizer
     call("convert", again, "--to", "hf", "--out", tmp_path / "hf.safetensors")
     assert_equal(load_state(tmp_path / "hf.safetensors"), load_state(file))
     torch.save(load_state(again), tmp_path / "authors.pth")  # the authors' own file cannot

@@ -243,7 +243,7 @@ def test_shapes(name):
 
 
 def test_published_figures_are_frozen():
-    """Sources, accuracies, licences and preprocessing, as they were compared with the authors' pages."""
+    """Sources, accuracies, licenses and preprocessing, as they were compared with the authors' pages."""
     frozen = {
         name: f"{zlib.crc32(repr((v.gmacs, v.image_size, v.num_classes, sorted(v.weights.items()))).encode()):08x}"
         for name, v in MODELS.items()
@@ -256,7 +256,7 @@ def test_published_weights(name):
     variant = MODELS[name]
     for word, weights in variant.weights.items():
         assert word.split("_")[0] in ("official", "timm", "hf")
-        assert weights.source.startswith(("https://", "hf://", "drive://")) and weights.licence
+        assert weights.source.startswith(("https://", "hf://", "drive://")) and weights.license
         assert weights.top1 is None or 60 < weights.top1 < 90
         assert weights.preprocessing.image_size in (224, 256, 384, 448)
     assert name.endswith("_nano") or variant.weights
@@ -474,7 +474,7 @@ def test_channels(name):
 @pytest.mark.parametrize(
     "x",
     [torch.zeros(3, 16, 16), torch.zeros(1, 16, 16, 3), torch.zeros(1, 1, 16, 16), torch.zeros(1, 3, 0, 16)],
-    ids=["no_batch", "channels_last", "grey", "empty"],
+    ids=["no_batch", "channels_last", "gray", "empty"],
 )
 @pytest.mark.parametrize("name", SMALL)
 def test_bad_images(name, x):

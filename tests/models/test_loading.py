@@ -78,7 +78,7 @@ class TestNamings:
     @pytest.mark.parametrize(
         "name", [*(name for name in SMALL if name != "nat_nano"), "nat_base", "dinat_mini", "vitrpb_small"]
     )
-    def test_the_naming_is_recognised(self, name):
+    def test_the_naming_is_recognized(self, name):
         for naming in ("regard", *(each.name for each in family_of(name).name_tensors(MODELS[name].config))):
             with torch.device("meta"):
                 model = create_model(name, **required(name, naming))

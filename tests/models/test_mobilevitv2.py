@@ -203,8 +203,8 @@ def test_grid_norm():
     with torch.no_grad():
         norm.weight.uniform_()
         norm.bias.normal_()
-        centred = x - x.mean((1, 2, 3), keepdim=True)
-        expected = centred / (centred.square().mean((1, 2, 3), keepdim=True) + 1e-5).sqrt() * norm.weight + norm.bias
+        centered = x - x.mean((1, 2, 3), keepdim=True)
+        expected = centered / (centered.square().mean((1, 2, 3), keepdim=True) + 1e-5).sqrt() * norm.weight + norm.bias
         torch.testing.assert_close(norm(x), expected)
 
 

@@ -223,5 +223,5 @@ def test_data_config():
 
 
 def test_weights_that_need_another_configuration_are_left_out():
-    """Hugging Face's SwiftFormer has another normaliser; the authors' files are on Google Drive."""
+    """Hugging Face's SwiftFormer has another normalizer; the authors' files are on Google Drive."""
     assert list_models("regard_swiftformer_xs*", pretrained=True) == ["regard_swiftformer_xs.timm"]

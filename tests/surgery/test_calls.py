@@ -1,4 +1,4 @@
-"""What others do to a model after `fuse`, or around a call of it, counts: hooks, quantisers, autocast, training."""
+"""What others do to a model after `fuse`, or around a call of it, counts: hooks, quantizers, autocast, training."""
 
 import copy
 
@@ -24,7 +24,7 @@ def talking():
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_quantised_afterwards(talking):
+def test_quantized_afterwards(talking):
     original, fused = (
         torch.ao.quantization.quantize_dynamic(one, {nn.Linear}) for one in (talking, fuse(talking, example=X))
     )

@@ -80,7 +80,7 @@ def test_sequences_with_another_forward():
     assert not fuse(model, inference=True, inplace=True, check=False).fuse_report.folded
 
 
-def test_standardised_convolutions():
+def test_standardized_convolutions():
     model = animate(nn.Sequential(StdConv2d(4, 4, 3, padding=1), norm()))
     assert agrees(model, fold(model)) == 0
 

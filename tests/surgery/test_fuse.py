@@ -6,7 +6,7 @@ import io
 import pytest
 import torch
 
-from regard._onednn import Packed
+from regard.onednn import Packed
 from regard.surgery import FuseReport, fuse
 from tests.surgery.models import MODELS, build, image, logits
 
@@ -74,9 +74,9 @@ def test_a_training_step_trains_the_original(case):
     model, fused = copy.deepcopy((model, fused))
     fused.train()
     before = {key: one.detach().clone() for key, one in model.named_parameters()}
-    optimiser = torch.optim.SGD(fused.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(fused.parameters(), lr=0.1)
     logits(fused, image(name)).square().sum().backward()
-    optimiser.step()
+    optimizer.step()
     steps = {key: one.grad for key, one in fused.named_parameters() if one.grad is not None}
     assert {key for key, one in steps.items() if one.any()} >= {key for key in before if key.endswith("proj.weight")}
     for key, one in model.named_parameters():

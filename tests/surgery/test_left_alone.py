@@ -59,10 +59,10 @@ def test_parametrizations():
     assert "parametrization" in only_reason(pair)
 
 
-def test_quantised():
+def test_quantized():
     pair = Pair()
     pair.first.qkv = type("Linear4bit", (nn.Linear,), {"__module__": "bitsandbytes.nn.modules"})(16, 48)
-    assert only_reason(pair) == "its qkv is quantised"
+    assert only_reason(pair) == "its qkv is quantized"
 
 
 def test_parts_of_other_packages():

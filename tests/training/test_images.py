@@ -19,7 +19,7 @@ def read_saved(image, path, **options):
     return read_pixels(path)
 
 
-def test_grey(tmp_path):
+def test_gray(tmp_path):
     assert read_saved(Image.new("L", (1, 1), 7), tmp_path / "a.png") == [[[7, 7, 7]]]
 
 
@@ -48,19 +48,19 @@ def test_alpha_lies_on_white(tmp_path):
     assert read_saved(image, tmp_path / "a.png") == [[[255] * 3, [0, 100, 200], [204] * 3]]
 
 
-def test_grey_with_alpha(tmp_path):
+def test_gray_with_alpha(tmp_path):
     image = Image.new("LA", (2, 1), (9, 0))
     image.putpixel((1, 0), (9, 255))
     assert read_saved(image, tmp_path / "a.png") == [[[255] * 3, [9] * 3]]
 
 
 @pytest.mark.parametrize("ending", ["png", "tiff"])
-def test_16_bit_grey_is_scaled(tmp_path, ending):
+def test_16_bit_gray_is_scaled(tmp_path, ending):
     image = Image.fromarray(np.array([[0, 257, 257 * 100 + 128, 257 * 100 + 129, 65535]], dtype=np.uint16))
     assert read_saved(image, tmp_path / f"a.{ending}") == [[[value] * 3 for value in (0, 1, 100, 101, 255)]]
 
 
-def test_transparent_16_bit_grey(tmp_path):
+def test_transparent_16_bit_gray(tmp_path):
     image = Image.fromarray(np.array([[300, 301, 65535]], dtype=np.uint16))  # both are 1 in 8 bits
     assert read_saved(image, tmp_path / "a.png", transparency=300) == [[[255] * 3, [1] * 3, [255] * 3]]
 

@@ -1,7 +1,7 @@
 """What the pooled mechanisms share: additive, efficient additive and separable attention.
 
 1. Score every token: a projection, each mechanism's own.
-2. Normalise the scores over the tokens: `normalize_scores`.
+2. Normalize the scores over the tokens: `normalize_scores`.
 3. Pool the tokens to one context vector: `pool`.
 4. Broadcast the context onto every token: a product, `context * tokens`.
 

@@ -75,7 +75,7 @@ def converted(
 ) -> tuple[dict[str, Tensor], LoadReport]:
     """Build the state dict of a model from the tensors of a checkpoint, whoever named them.
 
-    The naming is recognised by the tensors' names. Dense layers that the checkpoint stores as 1x1 convolutions, and
+    The naming is recognized by the tensors' names. Dense layers that the checkpoint stores as 1x1 convolutions, and
     factors that it stores as `[C, 1, 1]`, are flattened. Values are converted to the model's dtype. Tensors of another
     size are offered to the model's `resized(name, tensor)`, where it has that method.
 

@@ -14,9 +14,9 @@ import torch
 from filelock import FileLock
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from regard._extras import require
 from regard.checkpoint.files import SUFFIXES
 from regard.errors import CheckpointError
+from regard.extras import require
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 TIMEOUT = 30.0  # seconds without a byte

@@ -27,7 +27,7 @@ def convert(
         Path | None, typer.Option(help="The file to write.", show_default="beside FILE: NAME.TO.safetensors")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Which model it is.", show_default="recognised by names and shapes")
+        str | None, typer.Option(help="Which model it is.", show_default="recognized by names and shapes")
     ] = None,
     ema: Annotated[bool, typer.Option("--ema", help="Take the averaged weights of a training script's file.")] = False,
     overrides: Annotated[

@@ -72,13 +72,13 @@ def _config(name: str) -> Table:
 
 def _weights(name: str) -> Table:
     table = Table(title=f"weights of {name}: create_model({name!r}, weights=WORD)")
-    for heading in ("word", "top-1", "licence"):
+    for heading in ("word", "top-1", "license"):
         table.add_column(heading, no_wrap=True)
     table.add_column("source", overflow="fold")
     table.add_column("preprocessing", overflow="fold")
     for word, weights in MODELS[name].weights.items():
         preprocessing = _written(weights.preprocessing)
-        table.add_row(word, _percent(weights.top1), weights.licence, escape(weights.source), escape(preprocessing))
+        table.add_row(word, _percent(weights.top1), weights.license, escape(weights.source), escape(preprocessing))
     return table
 
 

@@ -28,7 +28,7 @@ def train(
     weight_decay: Annotated[float, typer.Option(help="Weight decay of AdamW.")] = 0.05,
     warmup_epochs: Annotated[float, typer.Option(help="Epochs until the peak learning rate.")] = 2.0,
     label_smoothing: Annotated[float, typer.Option(help="Of the training loss.")] = 0.1,
-    color_jitter: Annotated[float, typer.Option(help="Strength of colour jitter; folders only.")] = 0.0,
+    color_jitter: Annotated[float, typer.Option(help="Strength of color jitter; folders only.")] = 0.0,
     image_size: Annotated[
         int | None, typer.Option(help="Side in pixels.", show_default="digits 8, else 224; 56 for nano")
     ] = None,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
-from regard._onednn import dense
+from regard.onednn import dense
 
 
 class Mlp(nn.Module):

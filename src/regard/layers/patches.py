@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from regard._onednn import dense
+from regard.onednn import dense
 
 
 class PatchEmbed(nn.Module):
@@ -37,7 +37,7 @@ class PatchMerging(nn.Module):
     """Join every 2 x 2 tokens: `[B, H, W, C]` to `[B, (H + 1) // 2, (W + 1) // 2, 2 * C]`.
 
     The four neighbors are concatenated column by column, top left, bottom left, top right, bottom right, then
-    normalised and projected; an odd grid gets zeros on the right and at the bottom.
+    normalized and projected; an odd grid gets zeros on the right and at the bottom.
 
     Args:
         dim: channels C.
@@ -57,7 +57,7 @@ class PatchMerging(nn.Module):
         self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Join, normalise and project."""
+        """Join, normalize and project."""
         height, width = x.shape[1:3]
         if height % 2 or width % 2:
             x = pad(x, (0, 0, 0, width % 2, 0, height % 2))

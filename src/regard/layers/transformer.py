@@ -14,7 +14,7 @@ from regard.layers.mlp import Mlp
 
 
 class TransformerBlock(nn.Module):
-    """Attention and an MLP on `[B, ..., C]`, each normalised first, scaled where wanted, and added.
+    """Attention and an MLP on `[B, ..., C]`, each normalized first, scaled where wanted, and added.
 
     Args:
         dim: channels C.

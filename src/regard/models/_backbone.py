@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from regard.attention._checks import shape
+from regard.attention.checks import shape
 from regard.checkpoint import Naming
 from regard.errors import OptionError, ShapeError
 from regard.layers import Blocks
@@ -20,9 +20,9 @@ from regard.models.preprocessing import Preprocessing
 class Backbone(nn.Module):
     """Base class of the models: images `[B, C, H, W]` in, logits or a pyramid of NCHW features out.
 
-    Data go one way: `embed` turns images into tokens, the stages transform them, `finish` normalises them, `pool`
+    Data go one way: `embed` turns images into tokens, the stages transform them, `finish` normalizes them, `pool`
     leaves one vector an image, `classify` makes logits. A family implements `describe_features`, `embed`, `as_images`
-    and `normalise`, has its stages in one list, and ends its constructor with `reset_classifier`.
+    and `normalize`, has its stages in one list, and ends its constructor with `reset_classifier`.
 
     Attributes:
         variants: the family's models by name.
@@ -55,7 +55,7 @@ class Backbone(nn.Module):
     def __init__(self, config: Any, *, num_classes: int = 1000, in_chans: int = 3) -> None:  # noqa: ANN401
         super().__init__()
         if _whole("in_chans", in_chans) < 1:
-            raise ShapeError(f"in_chans must be at least 1, got {in_chans}; 3 for RGB images, 1 for grey ones")
+            raise ShapeError(f"in_chans must be at least 1, got {in_chans}; 3 for RGB images, 1 for gray ones")
         self.config = config
         self.num_classes = num_classes
         self.in_chans = in_chans
@@ -88,13 +88,13 @@ class Backbone(nn.Module):
         """Turn the output of a stage into `[B, C, h, w]`; `size` is the images' height and width."""
         raise NotImplementedError
 
-    def normalise(self, x: Tensor) -> Tensor:
+    def normalize(self, x: Tensor) -> Tensor:
         """Apply the last norm to the output of a stage as wide as the last."""
         raise NotImplementedError
 
     def finish(self, x: Tensor, size: Sequence[int]) -> Tensor:
         """Turn the last stage's output into the features of `forward_features`."""
-        return self.as_images(self.normalise(x), size)
+        return self.as_images(self.normalize(x), size)
 
     def pool(self, x: Tensor) -> Tensor:
         """Turn the features of `forward_features` into one vector an image, `[B, C]`."""
@@ -105,7 +105,7 @@ class Backbone(nn.Module):
         return self.head(x)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Return the normalised features of the last stage, `[B, C, h, w]`; families with a class token differ."""
+        """Return the normalized features of the last stage, `[B, C, h, w]`; families with a class token differ."""
         size = self._checked(x).shape[2:]
         x = self.embed(x)
         for _, stage in self._steps():
@@ -157,7 +157,7 @@ class Backbone(nn.Module):
             x = stage(x)
             if index in wanted:
                 normed = norm and self.feature_info[index]["num_chs"] == self.num_features
-                kept.append(self.as_images(self.normalise(x) if normed else x, size))
+                kept.append(self.as_images(self.normalize(x) if normed else x, size))
             if (stop_early or intermediates_only) and index == max(wanted, default=0):
                 break
         if intermediates_only:
@@ -215,7 +215,7 @@ class Backbone(nn.Module):
         like = next(self.parameters())
         for name in self.classifiers:
             layer = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
-            initialise(layer, nn.Linear)
+            initialize(layer, nn.Linear)
             setattr(self, name, layer.to(like.device, like.dtype).train(self.training))
 
     def no_weight_decay(self) -> set[str]:
@@ -237,7 +237,7 @@ class Backbone(nn.Module):
     def resized(self, name: str, tensor: Tensor) -> Tensor | None:
         """Carry a checkpoint's tensor over to this model's size; None if that cannot be done.
 
-        The weights of the first convolution for RGB images are summed for grey ones, and else repeated and scaled to
+        The weights of the first convolution for RGB images are summed for gray ones, and else repeated and scaled to
         the number of channels, as timm does. Families add what depends on the images' size.
         """
         if name != f"{self.first_conv}.weight" or tensor.ndim != 4 or tensor.shape[1] != 3:
@@ -310,7 +310,7 @@ def column(stage_list: str, depth: int, dim: int, reduction: int) -> list[dict[s
     return [{"num_chs": dim, "reduction": reduction, "module": f"{stage_list}.{block}"} for block in range(depth)]
 
 
-def initialise(model: nn.Module, *kinds: type[nn.Linear] | type[nn.Conv2d]) -> None:
+def initialize(model: nn.Module, *kinds: type[nn.Linear] | type[nn.Conv2d]) -> None:
     """Draw the weights of all layers of these kinds from a normal distribution of width 0.02; their biases are 0."""
     for module in model.modules():
         if isinstance(module, kinds):

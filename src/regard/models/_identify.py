@@ -34,7 +34,7 @@ class Identity:
 
 
 def identify(state: State) -> Identity | None:
-    """Recognise a checkpoint by the patterns of its names, whatever its depth; None if it is of no family here."""
+    """Recognize a checkpoint by the patterns of its names, whatever its depth; None if it is of no family here."""
     patterns = _patterns(state)
     found: list[tuple[float, int, Identity]] = []
     for family, name in _kinds():

@@ -37,7 +37,7 @@ def load_weights(
 ) -> LoadReport:
     """Load a checkpoint into a model, whoever named its tensors.
 
-    The naming is recognised by the tensors' names, wrappers and prefixes are taken off, and every tensor is accounted
+    The naming is recognized by the tensors' names, wrappers and prefixes are taken off, and every tensor is accounted
     for; see `LoadReport`. Position embeddings and bias tables of another input size are interpolated, and the first
     convolution is fitted to the model's `in_chans`.
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from regard._extras import require
 from regard.checkpoint import converted, unwrap
 from regard.errors import UnsupportedError
+from regard.extras import require
 from regard.models._backbone import Backbone
 from regard.models._families import MODELS, family_of
 from regard.models._fields import override
@@ -141,5 +141,5 @@ def _cfg(weights: Weights, reduction: int | None) -> dict[str, Any]:
         "interpolation": preprocessing.interpolation,
         "mean": preprocessing.mean,
         "std": preprocessing.std,
-        "license": weights.licence,
+        "license": weights.license,
     }

@@ -21,13 +21,13 @@ class Weights:
         top1: accuracy on the 50,000 validation images of ImageNet-1k in percent, as that source states it; None where
             it states none.
         preprocessing: from an image to the input that they were evaluated with.
-        licence: SPDX identifier, or the name of the licence.
+        license: SPDX identifier, or the name of the license.
     """
 
     source: str
     top1: float | None = None
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
-    licence: str = "apache-2.0"
+    license: str = "apache-2.0"
 
 
 @dataclass(frozen=True)

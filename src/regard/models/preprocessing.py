@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from regard._extras import require
 from regard.errors import OptionError
+from regard.extras import require
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -21,7 +21,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How images are resized, cropped and normalised before a model sees them.
+    """How images are resized, cropped and normalized before a model sees them.
 
     Attributes:
         image_size: side of the result in pixels.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
-from regard._onednn import is_heard
+from regard.onednn import is_heard
 
 
 class Adapter(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from regard._onednn import is_heard
+from regard.onednn import is_heard
 from regard.surgery.obstacles import Sharing
 
 PLAIN = {
@@ -15,10 +15,10 @@ PLAIN = {
     "timm.layers.conv2d_same.Conv2dSame",
     "timm.layers.linear.Linear",
     "timm.layers.norm_act.BatchNormAct2d",
-    "regard._onednn.PackedLinear",
-    "regard._onednn.PackedConv2d",
+    "regard.onednn.PackedLinear",
+    "regard.onednn.PackedConv2d",
 }
-"""Layers that do what their weights say; others standardise, quantise or reparametrise them."""
+"""Layers that do what their weights say; others standardize, quantize or reparametrize them."""
 
 
 def plain(module: object, kind: type[nn.Module]) -> bool:

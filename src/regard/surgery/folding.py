@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from regard._onednn import Packed, PackedConv2d, PackedLinear, is_heard
+from regard.onednn import Packed, PackedConv2d, PackedLinear, is_heard
 from regard.surgery import swiftformer, timm
 from regard.surgery.adapters import Adapter, put_on
 from regard.surgery.affine import affine_of, after, foldable

@@ -24,7 +24,7 @@ def fuse(
     stands where `model = torch.compile(model)` would; what was done, and what was not and why, is its attribute
     `fuse_report`, which prints as a table.
 
-    Modules with hooks, parametrizations, tied or quantised weights, compiled and traced ones, and subclasses with
+    Modules with hooks, parametrizations, tied or quantized weights, compiled and traced ones, and subclasses with
     another forward are left alone. Calls that regard does not serve, such as masked ones, run as before.
 
     Args:

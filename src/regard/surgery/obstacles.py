@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from regard._onednn import altered
+from regard.onednn import altered
 
 WRAPPERS: Mapping[str, str] = {
     "OptimizedModule": "it is compiled; call fuse first, then torch.compile",
@@ -102,11 +102,11 @@ def patched(module: nn.Module) -> str:
 def _weights(part: nn.Module) -> str:
     """Say what makes a module's own weights special; empty if nothing."""
     if "quant" in type(part).__module__ or type(part).__module__.startswith("bitsandbytes"):
-        return "is quantised"
+        return "is quantized"
     for tensor in part.parameters(recurse=False):
         kind = type(tensor.data)
         if not (tensor.is_floating_point() or tensor.is_complex()):
-            return "is quantised"
+            return "is quantized"
         if kind is not Tensor:
             return f"has weights of type {kind.__module__}.{kind.__qualname__}"
     return ""

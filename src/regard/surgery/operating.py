@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from regard._onednn import Packed
 from regard.errors import UnsupportedError
+from regard.onednn import Packed
 from regard.surgery import checking
 from regard.surgery.adapters import put_on, take_off
 from regard.surgery.checking import Example

@@ -1,4 +1,4 @@
-"""Which modules of others `fuse` knows. They are recognised by name, so nothing is imported that is not there."""
+"""Which modules of others `fuse` knows. They are recognized by name, so nothing is imported that is not there."""
 
 from __future__ import annotations
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regard._onednn import dense
 from regard.attention import efficient_additive_attention
 from regard.attention._pooling import TokenNorm
+from regard.onednn import dense
 from regard.surgery.adapters import Adapter, keep_whole, put_on
 from regard.surgery.affine import affine_of, after, before, foldable, plain
 from regard.surgery.obstacles import Sharing, obstacle, walk_open

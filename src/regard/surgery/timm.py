@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from regard._onednn import dense, is_heard
 from regard.attention import (
     efficient_additive_attention,
     separable_attention,
@@ -14,6 +13,7 @@ from regard.attention import (
     talking_heads_attention,
     window_attention,
 )
+from regard.onednn import dense, is_heard
 from regard.surgery.adapters import Adapter, relative_bias, sees_weights, split_heads
 from regard.surgery.affine import plain
 
@@ -52,7 +52,7 @@ class ClassAttn(Adapter):
 class TalkingHeadAttn(Adapter):
     """`TalkingHeadAttn` of timm's CaiT; with attention dropout, training runs as before.
 
-    So do calls whose mixes are no plain dense layers, since we read their weights: quantised, wrapped, pruned, hooked.
+    So do calls whose mixes are no plain dense layers, since we read their weights: quantized, wrapped, pruned, hooked.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -7,15 +7,15 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from regard._onednn import dense, is_heard
 from regard.attention import (
     efficient_additive_attention,
     neighborhood_attention,
     softmax_attention,
     window_attention,
 )
-from regard.attention._grid import crop_grid, pad_grid
+from regard.attention.grid import crop_grid, pad_grid
 from regard.attention.window.function import whole_windows
+from regard.onednn import dense, is_heard
 from regard.surgery.adapters import Adapter, relative_bias, sees_weights, split_heads
 from regard.surgery.timm import attend_to_patches
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from regard._extras import require
+from regard.extras import require
 from regard.models.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def shifted(preprocessing: Preprocessing) -> Callable[[Image], Tensor]:
 
 
 def augmented(preprocessing: Preprocessing, color_jitter: float) -> Callable[[Image], Tensor]:
-    """Build timm's training transforms: a random resized crop, a random flip and, unless 0, colour jitter."""
+    """Build timm's training transforms: a random resized crop, a random flip and, unless 0, color jitter."""
     return require("timm.data", extra="train").create_transform(
         preprocessing.image_size,
         is_training=True,

@@ -41,7 +41,7 @@ class TrainConfig:
         weight_decay: of AdamW; biases, norms and what the model exempts have none.
         warmup_epochs: epochs until the peak learning rate.
         label_smoothing: of the training loss.
-        color_jitter: strength of timm's colour jitter; folders only.
+        color_jitter: strength of timm's color jitter; folders only.
         image_size: side of the square that the model sees; None is 8 for digits, and for folders
             224, or 56 for the small models, whose first grid is the whole image.
         seed: of the weights, the order and the augmentation; up to 2**32 - 1.

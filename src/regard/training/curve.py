@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from regard._extras import require
+from regard.extras import require
 
 PANELS = {"loss": 1, "accuracy": 100}
 SIDES = {"train": "tab:gray", "test": "tab:blue"}

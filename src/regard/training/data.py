@@ -12,8 +12,8 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from regard._extras import require
 from regard.errors import DataError
+from regard.extras import require
 from regard.training.images import find_images, read_image
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ TEST_SHARE = 0.2
 
 @dataclass(frozen=True)
 class Source:
-    """Labelled images in two parts.
+    """Labeled images in two parts.
 
     Attributes:
         classes: the classes' names; a label is an index into them.
@@ -145,9 +145,9 @@ def _digits() -> Source:
     selection = require("sklearn.model_selection", extra="train")
     pil = require("PIL.Image", extra="train")
     digits = datasets.load_digits()
-    grey = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # [1797, 8, 8]
+    gray = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # [1797, 8, 8]
     examples = [
-        (pil.fromarray(image).convert("RGB"), int(label)) for image, label in zip(grey, digits.target, strict=True)
+        (pil.fromarray(image).convert("RGB"), int(label)) for image, label in zip(gray, digits.target, strict=True)
     ]
     train, test = selection.train_test_split(examples, test_size=360, stratify=digits.target, random_state=0)
     return Source(tuple(map(str, range(10))), tuple(train), tuple(test))

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from regard._extras import require
 from regard.errors import DataError
+from regard.extras import require
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -20,7 +20,7 @@ SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", "
 def read_image(path: str | Path) -> Image:
     """Read an image file as RGB, the way a viewer shows it.
 
-    The EXIF orientation is applied, transparent pixels are laid on white, 16-bit grey is scaled by its range (divided
+    The EXIF orientation is applied, transparent pixels are laid on white, 16-bit gray is scaled by its range (divided
     by 257, not clipped), and of an animation the first frame is taken.
 
     Args:

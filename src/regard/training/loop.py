@@ -15,8 +15,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from regard._extras import require
 from regard.errors import DataError, RegardError, UnsupportedError
+from regard.extras import require
 from regard.models import MODELS, Backbone, Preprocessing, create_model
 from regard.training.augmentation import augmented, shifted
 from regard.training.config import TrainConfig
@@ -235,7 +235,7 @@ def _batches(
         ImageDataset(source.train, transform),
         shuffle=True,
         generator=torch.Generator().manual_seed(config.seed),
-        drop_last=len(source.train) > config.batch_size,  # a last batch of one image would break batch normalisation
+        drop_last=len(source.train) > config.batch_size,  # a last batch of one image would break batch normalization
         **options,
     )
     return train_batches, DataLoader(ImageDataset(source.test, preprocessing), **options)

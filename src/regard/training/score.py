@@ -14,7 +14,7 @@ from regard.errors import DataError
 
 @dataclass(frozen=True)
 class ClassScore:
-    """The score of one class: its name, its images and how many of them were recognised."""
+    """The score of one class: its name, its images and how many of them were recognized."""
 
     name: str
     images: int
@@ -22,7 +22,7 @@ class ClassScore:
 
     @property
     def accuracy(self) -> float:
-        """Part of the class's images that were recognised."""
+        """Part of the class's images that were recognized."""
         return self.correct / self.images
 
 

@@ -17,9 +17,9 @@ class Record:
     Attributes:
         epoch: its number, from 1.
         train_loss: mean training loss, with label smoothing, while the weights changed.
-        train_accuracy: part of the training images recognised, while the weights changed.
+        train_accuracy: part of the training images recognized, while the weights changed.
         test_loss: mean cross-entropy of the test images after the epoch; None if it was interrupted.
-        test_accuracy: part of the test images recognised after the epoch; None if it was interrupted.
+        test_accuracy: part of the test images recognized after the epoch; None if it was interrupted.
         lr: learning rate of the last step.
         images_per_second: training images per second.
         seconds: time of the epoch, the test included.

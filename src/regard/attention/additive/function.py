@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from regard.attention import _checks
+from regard.attention import checks
 from regard.attention._mechanism import Backend, choose_backend
 from regard.attention._native import calls
 from regard.attention.additive import op, reference
@@ -64,7 +64,7 @@ def additive_attention(
         torch.Size([1, 14, 14, 2, 16])
     """
     _check(query, key, query_weight, key_weight, query_bias, key_bias)
-    scale = _checks.scale_of(query, scale)
+    scale = checks.scale_of(query, scale)
     if choose_backend(backend, calls.native_reasons(query)) == "fused":
         return op.additive_attention(query, key, query_weight, key_weight, query_bias, key_bias, scale)
     return reference.additive_attention(query, key, query_weight, key_weight, query_bias, key_bias, scale)
@@ -94,7 +94,7 @@ def additive_weights(
         (torch.Size([1, 9, 2]), torch.Size([1, 9, 2]))
     """
     _check(query, key, query_weight, key_weight, query_bias, key_bias)
-    scale = _checks.scale_of(query, scale)
+    scale = checks.scale_of(query, scale)
     return reference.additive_weights(query, key, query_weight, key_weight, query_bias, key_bias, scale)
 
 
@@ -123,12 +123,12 @@ def _check(
 ) -> None:
     projections = {"query_weight": query_weight, "key_weight": key_weight}
     biases = {"query_bias": query_bias, "key_bias": key_bias}
-    _checks.check_tensors({"query": query, "key": key, **projections, **biases})
-    _checks.check_grid_tensor("query", query, (4, 5, 6), _checks.LAYOUT)
-    _checks.check_shape("key", key, query.shape, "must equal query's shape")
+    checks.check_tensors({"query": query, "key": key, **projections, **biases})
+    checks.check_grid_tensor("query", query, (4, 5, 6), checks.LAYOUT)
+    checks.check_shape("key", key, query.shape, "must equal query's shape")
     heads, channels = query.shape[-2:]
     for name, weight in projections.items():
-        _checks.check_shape(name, weight, (heads, heads * channels), "is [nh, nh * hd]")
+        checks.check_shape(name, weight, (heads, heads * channels), "is [nh, nh * hd]")
     for name, bias in biases.items():
         if bias is not None:
-            _checks.check_shape(name, bias, (heads,), "is [nh]")
+            checks.check_shape(name, bias, (heads,), "is [nh]")

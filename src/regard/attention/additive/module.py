@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from regard._onednn import dense
-from regard.attention import _checks
+from regard.attention import checks
 from regard.attention._mechanism import Backend, choose_backend
 from regard.attention.additive.function import additive_attention
+from regard.onednn import dense
 
 
 class AdditiveAttention(nn.Module):
@@ -42,9 +42,9 @@ class AdditiveAttention(nn.Module):
         backend: Backend = None,
     ) -> None:
         super().__init__()
-        self.head_dim = _checks.head_dim(dim, num_heads)
+        self.head_dim = checks.head_dim(dim, num_heads)
         self.num_heads = num_heads
-        _checks.check_probability("proj_drop", proj_drop)
+        checks.check_probability("proj_drop", proj_drop)
         choose_backend(backend, ())  # checks the word
         self.backend = backend
         self.query = nn.Linear(dim, dim, bias=qkv_bias)
@@ -56,7 +56,7 @@ class AdditiveAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend over a grid, `[B, *grid, C]` to the same shape."""
-        _checks.check_input(x, (3, 4, 5), "[B, *grid, C] with a grid of 1, 2 or 3 axes", self.query.weight)
+        checks.check_input(x, (3, 4, 5), "[B, *grid, C] with a grid of 1, 2 or 3 axes", self.query.weight)
         query = dense(self.query, x)
         out = additive_attention(
             query.unflatten(-1, (self.num_heads, self.head_dim)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from regard.attention import _checks
+from regard.attention import checks
 from regard.attention._mechanism import Backend, choose_backend
 from regard.attention._native import calls
 from regard.attention._pooling import TokenNorm
@@ -34,7 +34,7 @@ def efficient_additive_attention(
         query: `[B, *grid, C]`, the projection as it is, not yet of unit length; may be a strided view.
         key: `[B, *grid, C]`, likewise.
         weight: `[C]`, the authors' `w_g`.
-        token_norm: how the scores are normalised over the tokens. "l2": signed weights with squares summing to 1, as
+        token_norm: how the scores are normalized over the tokens. "l2": signed weights with squares summing to 1, as
             in the authors' code and weights since July 2023 and in timm. "ones": every weight is 1 and `weight` gets
             a gradient of zero, as in the first release and in Hugging Face's `MBZUAI/swiftformer-*`. "softmax": the
             paper's text; no published weights use it.
@@ -72,7 +72,7 @@ def efficient_additive_attention(
         (torch.Size([1, 14, 14, 32]), torch.Size([1, 14, 14, 32]))
     """
     _check(query, key, weight, token_norm)
-    scale = _checks.scale_of(query, scale)
+    scale = checks.scale_of(query, scale)
     if choose_backend(backend, calls.native_reasons(query)) == "fused":
         return op.efficient_additive_attention(query, key, weight, token_norm, scale)
     return reference.efficient_additive_attention(query, key, weight, token_norm, scale)
@@ -92,7 +92,7 @@ def efficient_additive_weights(
         True
     """
     _check(query, query, weight, token_norm)
-    scale = _checks.scale_of(query, scale)
+    scale = checks.scale_of(query, scale)
     return reference.efficient_additive_weights(query, weight, token_norm, scale)
 
 
@@ -105,8 +105,8 @@ def unsupported_reasons(
 
 
 def _check(query: Tensor, key: Tensor, weight: Tensor, token_norm: str) -> None:
-    _checks.check_tensors({"query": query, "key": key, "weight": weight})
-    _checks.check_grid_tensor("query", query, (3, 4, 5), LAYOUT)
-    _checks.check_shape("key", key, query.shape, "must equal query's shape")
-    _checks.check_shape("weight", weight, query.shape[-1:], "is [C]")
-    _checks.check_word("token_norm", token_norm, ("softmax", "l2", "ones"))
+    checks.check_tensors({"query": query, "key": key, "weight": weight})
+    checks.check_grid_tensor("query", query, (3, 4, 5), LAYOUT)
+    checks.check_shape("key", key, query.shape, "must equal query's shape")
+    checks.check_shape("weight", weight, query.shape[-1:], "is [C]")
+    checks.check_word("token_norm", token_norm, ("softmax", "l2", "ones"))

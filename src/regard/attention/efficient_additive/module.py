@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from regard._onednn import dense
-from regard.attention import _checks
+from regard.attention import checks
 from regard.attention._mechanism import Backend, choose_backend
 from regard.attention._pooling import TokenNorm
 from regard.attention.efficient_additive.function import LAYOUT, efficient_additive_attention
+from regard.onednn import dense
 
 
 class EfficientAdditiveAttention(nn.Module):
@@ -46,8 +46,8 @@ class EfficientAdditiveAttention(nn.Module):
     ) -> None:
         super().__init__()
         for name, size in (("in_dims", in_dims), ("token_dim", token_dim), ("num_heads", num_heads)):
-            _checks.whole(name, size)
-        _checks.check_word("token_norm", token_norm, ("softmax", "l2", "ones"))
+            checks.whole(name, size)
+        checks.check_word("token_norm", token_norm, ("softmax", "l2", "ones"))
         inner = token_dim * num_heads
         self.scale_factor = token_dim**-0.5  # of token_dim, however wide the scored vectors are
         self.token_norm = token_norm
@@ -61,7 +61,7 @@ class EfficientAdditiveAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend over a grid, `[B, *grid, in_dims]` to `[B, *grid, token_dim]`."""
-        _checks.check_input(x, (3, 4, 5), LAYOUT, self.to_query.weight)
+        checks.check_input(x, (3, 4, 5), LAYOUT, self.to_query.weight)
         query = dense(self.to_query, x)
         out, unit_query = efficient_additive_attention(
             query,

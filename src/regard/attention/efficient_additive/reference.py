@@ -1,6 +1,6 @@
 """Efficient additive attention (SwiftFormer) in eager PyTorch: the definition that the kernels are held to.
 
-The family's four steps: one vector scores the unit queries, the scores are normalised over the tokens, the queries
+The family's four steps: one vector scores the unit queries, the scores are normalized over the tokens, the queries
 are pooled to one context vector, and that is broadcast onto the unit keys.
 """
 
@@ -27,6 +27,6 @@ def efficient_additive_weights(query: Tensor, weight: Tensor, token_norm: TokenN
 
 
 def token_weights(query: Tensor, weight: Tensor, token_norm: TokenNorm, scale: float) -> Tensor:
-    """Score every unit query and normalise the scores over the tokens."""
+    """Score every unit query and normalize the scores over the tokens."""
     scores = query @ weight * scale  # [B, *grid]
     return normalize_scores(scores, token_norm, tuple(range(1, scores.ndim)))

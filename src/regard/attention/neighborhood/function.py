@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from regard.attention import _checks
-from regard.attention._grid import crop_grid, pad_grid
+from regard.attention import checks
 from regard.attention._mechanism import Backend, choose_backend
 from regard.attention._native import calls
+from regard.attention.grid import crop_grid, pad_grid
 from regard.attention.neighborhood import op, reference
 from regard.attention.neighborhood.reference import Axis
 from regard.errors import ShapeError
@@ -85,7 +85,7 @@ def neighborhood_attention(
     """
     axes = _check(query, key, value, kernel_size, dilation, stride, is_causal, bias, dropout_p, small_grid)
     chosen = choose_backend(backend, calls.unsupported_reasons(query, value, dropout_p))
-    scale = _checks.scale_of(query, scale)
+    scale = checks.scale_of(query, scale)
     grid = query.shape[1:-2]
     query, key, value = (pad_grid(tensor, [axis.extent for axis in axes]) for tensor in (query, key, value))
     if chosen == "fused":
@@ -118,7 +118,7 @@ def neighborhood_weights(
         torch.Size([1, 9, 2, 3])
     """
     axes = _check(query, key, key, kernel_size, dilation, stride, is_causal, bias, 0.0, small_grid)
-    scale = _checks.scale_of(query, scale)
+    scale = checks.scale_of(query, scale)
     grid = query.shape[1:-2]
     query, key = (pad_grid(tensor, [axis.extent for axis in axes]) for tensor in (query, key))
     return crop_grid(reference.neighborhood_weights(query, key, axes, bias, scale), grid)
@@ -180,15 +180,15 @@ def _check(
     dropout_p: float,
     small_grid: str,
 ) -> tuple[Axis, ...]:
-    _checks.check_tensors({"query": query, "key": key, "value": value, "bias": bias})
-    _checks.check_grid_tensor("query", query, (4, 5, 6), _checks.LAYOUT)
-    _checks.check_probability("dropout_p", dropout_p)
-    _checks.check_shape("key", key, query.shape, "must equal query's shape")
-    _checks.check_shape("value", value, (*query.shape[:-1], None), "must equal query's shape but for its last axis")
+    checks.check_tensors({"query": query, "key": key, "value": value, "bias": bias})
+    checks.check_grid_tensor("query", query, (4, 5, 6), checks.LAYOUT)
+    checks.check_probability("dropout_p", dropout_p)
+    checks.check_shape("key", key, query.shape, "must equal query's shape")
+    checks.check_shape("value", value, (*query.shape[:-1], None), "must equal query's shape but for its last axis")
     axes = check_window(query.shape[1:-2], kernel_size, dilation, stride, is_causal, small_grid)
     if bias is not None:
         table = (query.shape[-2], *(2 * axis.kernel - 1 for axis in axes))
-        _checks.check_shape("bias", bias, table, "is [nh, 2 * kernel_size - 1 per axis]")
+        checks.check_shape("bias", bias, table, "is [nh, 2 * kernel_size - 1 per axis]")
     return axes
 
 
@@ -201,13 +201,13 @@ def check_window(
     small_grid: str,
 ) -> tuple[Axis, ...]:
     """Check the window's options against the grid and gather them per axis."""
-    count = len(_checks.check_grid(grid))
-    _checks.check_word("small_grid", small_grid, ("error", "pad"))
+    count = len(checks.check_grid(grid))
+    checks.check_word("small_grid", small_grid, ("error", "pad"))
     options = zip(
-        _checks.per_axis("kernel_size", kernel_size, count, minimum=1),
-        _checks.per_axis("dilation", dilation, count, minimum=1),
-        _checks.per_axis("stride", stride, count, minimum=1),
-        _checks.flags_per_axis("is_causal", is_causal, count),
+        checks.per_axis("kernel_size", kernel_size, count, minimum=1),
+        checks.per_axis("dilation", dilation, count, minimum=1),
+        checks.per_axis("stride", stride, count, minimum=1),
+        checks.flags_per_axis("is_causal", is_causal, count),
         strict=True,
     )
     axes = tuple(Axis(kernel, step, run, causal) for kernel, step, run, causal in options)

@@ -8,11 +8,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from regard._onednn import dense
-from regard.attention import _checks
-from regard.attention._grid import crop_grid, pad_grid
+from regard.attention import checks
 from regard.attention._mechanism import Backend, choose_backend
+from regard.attention.grid import crop_grid, pad_grid
 from regard.attention.neighborhood.function import neighborhood_attention
+from regard.onednn import dense
 
 
 class _NeighborhoodAttention(nn.Module):
@@ -36,18 +36,18 @@ class _NeighborhoodAttention(nn.Module):
         backend: Backend = None,
     ) -> None:
         super().__init__()
-        self.head_dim = _checks.head_dim(dim, num_heads)
+        self.head_dim = checks.head_dim(dim, num_heads)
         self.num_heads = num_heads
-        self.scale = _checks.scale_of(torch.empty(0, self.head_dim), scale)
-        self.kernel_size = _checks.per_axis("kernel_size", kernel_size, self.axes, minimum=1)
-        self.dilation = _checks.per_axis("dilation", dilation, self.axes, minimum=1)
-        self.stride = _checks.per_axis("stride", stride, self.axes, minimum=1)
-        self.is_causal = _checks.flags_per_axis("is_causal", is_causal, self.axes)
-        _checks.check_word("small_grid", small_grid, ("error", "pad"))
+        self.scale = checks.scale_of(torch.empty(0, self.head_dim), scale)
+        self.kernel_size = checks.per_axis("kernel_size", kernel_size, self.axes, minimum=1)
+        self.dilation = checks.per_axis("dilation", dilation, self.axes, minimum=1)
+        self.stride = checks.per_axis("stride", stride, self.axes, minimum=1)
+        self.is_causal = checks.flags_per_axis("is_causal", is_causal, self.axes)
+        checks.check_word("small_grid", small_grid, ("error", "pad"))
         self.small_grid = small_grid
-        _checks.check_probability("attn_drop", attn_drop)
+        checks.check_probability("attn_drop", attn_drop)
         self.attn_drop = attn_drop
-        _checks.check_probability("proj_drop", proj_drop)
+        checks.check_probability("proj_drop", proj_drop)
         choose_backend(backend, ())  # checks the word
         self.backend = backend
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
@@ -62,7 +62,7 @@ class _NeighborhoodAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend over a grid, `[B, *grid, C]` to the same shape."""
-        _checks.check_input(x, (self.axes + 2,), f"[B, {self.axes} grid axes, C]", self.qkv.weight)
+        checks.check_input(x, (self.axes + 2,), f"[B, {self.axes} grid axes, C]", self.qkv.weight)
         grid = x.shape[1:-1]
         if self.small_grid == "pad":  # before the projection: a padded key is the projection's bias
             x = pad_grid(x, [kernel * step for kernel, step in zip(self.kernel_size, self.dilation, strict=True)])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from regard.attention import _checks
+from regard.attention import checks
 from regard.attention._mechanism import Backend, choose_backend
 from regard.attention._native import calls
 from regard.attention.separable import op, reference
@@ -97,14 +97,14 @@ def unsupported_reasons(
 def _check(
     query: Tensor, key: Tensor, value: Tensor, patch_size: int | Sequence[int], dropout_p: float
 ) -> tuple[int, ...]:
-    _checks.check_tensors({"query": query, "key": key, "value": value})
-    _checks.check_grid_tensor("key", key, (3, 4, 5), LAYOUT)
-    _checks.check_probability("dropout_p", dropout_p)
+    checks.check_tensors({"query": query, "key": key, "value": value})
+    checks.check_grid_tensor("key", key, (3, 4, 5), LAYOUT)
+    checks.check_probability("dropout_p", dropout_p)
     batch, *grid, channels = key.shape
-    _checks.check_shape("query", query, (batch, *grid, 1), "holds one score for every position of key")
+    checks.check_shape("query", query, (batch, *grid, 1), "holds one score for every position of key")
     shared = (batch, *(None for _ in grid), channels)
-    _checks.check_shape("value", value, shared, "must have key's batch, number of grid axes and channels")
-    patch = _checks.per_axis("patch_size", patch_size, len(grid), minimum=1)
+    checks.check_shape("value", value, shared, "must have key's batch, number of grid axes and channels")
+    patch = checks.per_axis("patch_size", patch_size, len(grid), minimum=1)
     for name, tensor in (("key", key), ("value", value)):
         if any(length % size for length, size in zip(tensor.shape[1:-1], patch, strict=True)):
             raise ShapeError(

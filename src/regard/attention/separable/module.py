@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from regard._onednn import EvenLinear, dense
-from regard.attention import _checks
+from regard.attention import checks
 from regard.attention._mechanism import Backend, choose_backend
 from regard.attention.separable.function import LAYOUT, separable_attention
+from regard.onednn import EvenLinear, dense
 
 
 class SeparableAttention(nn.Module):
@@ -46,11 +46,11 @@ class SeparableAttention(nn.Module):
         backend: Backend = None,
     ) -> None:
         super().__init__()
-        self.dim = _checks.whole("dim", dim)
+        self.dim = checks.whole("dim", dim)
         self.patch_size = patch_size
-        _checks.check_probability("attn_drop", attn_drop)
+        checks.check_probability("attn_drop", attn_drop)
         self.attn_drop = attn_drop
-        _checks.check_probability("proj_drop", proj_drop)
+        checks.check_probability("proj_drop", proj_drop)
         choose_backend(backend, ())  # checks the word
         self.backend = backend
         self.qkv_proj = EvenLinear(dim, 1 + 2 * dim, bias=qkv_bias)
@@ -65,11 +65,11 @@ class SeparableAttention(nn.Module):
             x: the tokens; in cross-attention they are the values.
             x_prev: `[B, *grid_prev, C]`, the tokens that are scored and pooled in cross-attention.
         """
-        _checks.check_input(x, (3, 4, 5), LAYOUT, self.qkv_proj.weight)
+        checks.check_input(x, (3, 4, 5), LAYOUT, self.qkv_proj.weight)
         if x_prev is None:
             query, key, value = dense(self.qkv_proj, x).split([1, self.dim, self.dim], -1)
         else:
-            _checks.check_input(x_prev, (3, 4, 5), LAYOUT, self.qkv_proj.weight)
+            checks.check_input(x_prev, (3, 4, 5), LAYOUT, self.qkv_proj.weight)
             query, key, value = self._project_two(x, x_prev)
         out = separable_attention(
             query,

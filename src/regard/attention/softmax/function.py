@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from regard.attention import _checks
+from regard.attention import checks
 from regard.attention._mechanism import Backend, choose_backend
 from regard.attention.softmax import reference, sdpa
 from regard.errors import ShapeError
@@ -73,7 +73,7 @@ def softmax_attention(
         torch.Size([1, 1, 2, 16])
     """
     _check(query, key, value, bias, relative_key, relative_value, dropout_p)
-    scale = _checks.scale_of(query, scale)
+    scale = checks.scale_of(query, scale)
     if choose_backend(backend, _reasons(relative_key, relative_value)) == "fused":
         return sdpa.softmax_attention(query, key, value, bias, scale, dropout_p)
     return reference.softmax_attention(query, key, value, bias, relative_key, relative_value, scale, dropout_p)
@@ -99,7 +99,7 @@ def softmax_weights(
         torch.Size([1, 2, 9, 9])
     """
     _check(query, key, key, bias, relative_key, None, 0.0)
-    scale = _checks.scale_of(query, scale)
+    scale = checks.scale_of(query, scale)
     return reference.softmax_weights(query, key, bias, relative_key, scale)
 
 
@@ -134,10 +134,10 @@ def _check(
     dropout_p: float,
 ) -> None:
     tensors = {"query": query, "key": key, "value": value, "bias": bias}
-    _checks.check_tensors({**tensors, "relative_key": relative_key, "relative_value": relative_value})
-    _checks.check_query_key(query, key)
-    _checks.check_shape("value", value, (*key.shape[:-1], None), "must equal key's shape but for its last axis")
-    _checks.check_probability("dropout_p", dropout_p)
+    checks.check_tensors({**tensors, "relative_key": relative_key, "relative_value": relative_value})
+    checks.check_query_key(query, key)
+    checks.check_shape("value", value, (*key.shape[:-1], None), "must equal key's shape but for its last axis")
+    checks.check_probability("dropout_p", dropout_p)
     if bias is not None:
         batch, *queries, heads, _ = query.shape
         _check_bias(bias, (batch, heads, math.prod(queries), math.prod(key.shape[1:-2])))
@@ -151,7 +151,7 @@ def _check_bias(bias: Tensor, target: tuple[int, int, int, int]) -> None:
     fits = zip(reversed(bias.shape), reversed(target), strict=False)
     if bias.ndim not in (2, 3, 4) or any(got not in (1, want) for got, want in fits):
         raise ShapeError(
-            f"bias must broadcast to [B, nh, N, M] = {_checks.shape(target)}, got {_checks.shape(bias)}; "
+            f"bias must broadcast to [B, nh, N, M] = {checks.shape(target)}, got {checks.shape(bias)}; "
             "every axis is that size or 1, and B and nh may be left out"
         )
 
@@ -160,9 +160,9 @@ def _check_relative(name: str, table: Tensor, query: Tensor, key: Tensor, width:
     grid, keys = query.shape[1:-2], key.shape[1:-2]
     if grid != keys:
         raise ShapeError(
-            f"{name} needs query and key on the same grid, got {_checks.shape(grid)} and {_checks.shape(keys)}; "
+            f"{name} needs query and key on the same grid, got {checks.shape(grid)} and {checks.shape(keys)}; "
             "leave it out"
         )
-    _checks.check_shape(name, table, (len(grid), None, width), "is [grid axes, 2 * k + 1, head dim]")
+    checks.check_shape(name, table, (len(grid), None, width), "is [grid axes, 2 * k + 1, head dim]")
     if table.shape[1] % 2 == 0:
         raise ShapeError(f"{name} must have an odd number 2 * k + 1 of rows, got {table.shape[1]}; add or drop one")

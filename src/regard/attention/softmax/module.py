@@ -7,11 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from regard._onednn import dense
-from regard.attention import _checks
+from regard.attention import checks
 from regard.attention._mechanism import Backend, choose_backend
 from regard.attention.softmax.function import softmax_attention
 from regard.errors import ShapeError
+from regard.onednn import dense
 
 
 class Attention(nn.Module):
@@ -21,7 +21,7 @@ class Attention(nn.Module):
         dim: channels C.
         num_heads: heads nh; dim must be divisible by it.
         qkv_bias: whether the input projection has a bias.
-        qk_norm: whether queries and keys are normalised per head, `q_norm` and `k_norm`.
+        qk_norm: whether queries and keys are normalized per head, `q_norm` and `k_norm`.
         norm_layer: builds those norms from the head dim.
         relative_distance: the distance k at which Shaw's relative positions are clipped; None learns none. The tables
             are `relative_key` and `relative_value`, `[axes, 2 * k + 1, hd]`.
@@ -59,11 +59,11 @@ class Attention(nn.Module):
         backend: Backend = None,
     ) -> None:
         super().__init__()
-        self.head_dim = _checks.head_dim(dim, num_heads)
+        self.head_dim = checks.head_dim(dim, num_heads)
         self.num_heads = num_heads
-        _checks.check_probability("attn_drop", attn_drop)
+        checks.check_probability("attn_drop", attn_drop)
         self.attn_drop = attn_drop
-        _checks.check_probability("proj_drop", proj_drop)
+        checks.check_probability("proj_drop", proj_drop)
         choose_backend(backend, ())  # checks the word
         self.backend = backend
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
@@ -77,7 +77,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend over a grid, `[B, *grid, C]` to the same shape."""
-        _checks.check_input(x, (3, 4, 5), "[B, *grid, C] with a grid of 1, 2 or 3 axes", self.qkv.weight)
+        checks.check_input(x, (3, 4, 5), "[B, *grid, C] with a grid of 1, 2 or 3 axes", self.qkv.weight)
         qkv = dense(self.qkv, x)
         query, key, value = qkv.view(*x.shape[:-1], 3, self.num_heads, self.head_dim).unbind(-3)
         if self.qk_norm:  # autocast runs norms in float32
@@ -131,11 +131,11 @@ class ClassAttention(nn.Module):
         backend: Backend = None,
     ) -> None:
         super().__init__()
-        self.head_dim = _checks.head_dim(dim, num_heads)
+        self.head_dim = checks.head_dim(dim, num_heads)
         self.num_heads = num_heads
-        _checks.check_probability("attn_drop", attn_drop)
+        checks.check_probability("attn_drop", attn_drop)
         self.attn_drop = attn_drop
-        _checks.check_probability("proj_drop", proj_drop)
+        checks.check_probability("proj_drop", proj_drop)
         choose_backend(backend, ())  # checks the word
         self.backend = backend
         self.q = nn.Linear(dim, dim, bias=qkv_bias)
@@ -146,7 +146,7 @@ class ClassAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend from the first token to all, `[B, N, C]` to `[B, 1, C]`."""
-        _checks.check_input(x, (3,), "[B, N, C]", self.q.weight)
+        checks.check_input(x, (3,), "[B, N, C]", self.q.weight)
         projected = (dense(self.q, x[:, :1]), dense(self.k, x), dense(self.v, x))
         query, key, value = (tensor.unflatten(-1, (self.num_heads, self.head_dim)) for tensor in projected)
         dropout_p = self.attn_drop if self.training else 0.0

@@ -124,11 +124,11 @@ struct QueryBlock {
             totals[head] = total<T>((sums[0] + sums[1]) + (sums[2] + sums[3]));
         }
     }
-    // Mixes one row's normalised weights; the result takes the place of its logits.
-    void mix_weights(int64_t r, bool normalised) {
+    // Mixes one row's normalized weights; the result takes the place of its logits.
+    void mix_weights(int64_t r, bool normalized) {
         const TalkingProblem& p = in.problem;
         for (int64_t i = 0; i < p.value_heads * p.heads; ++i) {
-            mix[i] = normalised ? in.weights_mix[i] : in.weights_mix[i] / totals[i % p.heads];
+            mix[i] = normalized ? in.weights_mix[i] : in.weights_mix[i] / totals[i % p.heads];
         }
         product<T>({mix, p.heads, 1}, row, pitch, logits + r * pitch, plane, p.value_heads, pitch, p.heads);
     }

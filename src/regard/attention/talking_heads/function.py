@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from regard.attention import _checks
+from regard.attention import checks
 from regard.attention._mechanism import Backend, choose_backend
 from regard.attention._native import calls
 from regard.attention.talking_heads import op, reference
@@ -71,7 +71,7 @@ def talking_heads_attention(
         torch.Size([1, 7, 7, 2, 16])
     """
     _check(query, key, value, logits_mix, weights_mix, logits_bias, weights_bias, dropout_p)
-    scale = _checks.scale_of(query, scale)
+    scale = checks.scale_of(query, scale)
     if choose_backend(backend, calls.unsupported_reasons(query, value, dropout_p)) == "fused":
         return op.talking_heads_attention(query, key, value, logits_mix, weights_mix, logits_bias, weights_bias, scale)
     return reference.talking_heads_attention(
@@ -102,7 +102,7 @@ def talking_heads_weights(
         torch.Size([1, 4, 9, 9])
     """
     _check(query, key, None, logits_mix, weights_mix, logits_bias, weights_bias, 0.0)
-    scale = _checks.scale_of(query, scale)
+    scale = checks.scale_of(query, scale)
     return reference.talking_heads_weights(query, key, logits_mix, weights_mix, logits_bias, weights_bias, scale)
 
 
@@ -134,16 +134,16 @@ def _check(
     dropout_p: float,
 ) -> None:
     tensors = {"query": query, "key": key, "value": value, "logits_mix": logits_mix, "weights_mix": weights_mix}
-    _checks.check_tensors({**tensors, "logits_bias": logits_bias, "weights_bias": weights_bias})
-    _checks.check_query_key(query, key)
-    _checks.check_shape("logits_mix", logits_mix, (None, query.shape[-2]), "is [softmax heads, query's heads]")
-    _checks.check_shape("weights_mix", weights_mix, (None, logits_mix.shape[0]), "is [value's heads, softmax heads]")
+    checks.check_tensors({**tensors, "logits_bias": logits_bias, "weights_bias": weights_bias})
+    checks.check_query_key(query, key)
+    checks.check_shape("logits_mix", logits_mix, (None, query.shape[-2]), "is [softmax heads, query's heads]")
+    checks.check_shape("weights_mix", weights_mix, (None, logits_mix.shape[0]), "is [value's heads, softmax heads]")
     heads, value_heads = logits_mix.shape[0], weights_mix.shape[0]
     if value is not None:
         expected = (*key.shape[:-2], value_heads, None)
-        _checks.check_shape("value", value, expected, "must have key's batch and grid, and weights_mix's heads")
+        checks.check_shape("value", value, expected, "must have key's batch and grid, and weights_mix's heads")
     if logits_bias is not None:
-        _checks.check_shape("logits_bias", logits_bias, (heads,), "is [softmax heads]")
+        checks.check_shape("logits_bias", logits_bias, (heads,), "is [softmax heads]")
     if weights_bias is not None:
-        _checks.check_shape("weights_bias", weights_bias, (value_heads,), "is [value's heads]")
-    _checks.check_probability("dropout_p", dropout_p)
+        checks.check_shape("weights_bias", weights_bias, (value_heads,), "is [value's heads]")
+    checks.check_probability("dropout_p", dropout_p)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from regard._onednn import dense
-from regard.attention import _checks
+from regard.attention import checks
 from regard.attention._mechanism import Backend, choose_backend
 from regard.attention.talking_heads.function import talking_heads_attention
+from regard.onednn import dense
 
 
 class TalkingHeadsAttention(nn.Module):
@@ -48,15 +48,15 @@ class TalkingHeadsAttention(nn.Module):
         backend: Backend = None,
     ) -> None:
         super().__init__()
-        self.head_dim = _checks.head_dim(dim, num_heads)
+        self.head_dim = checks.head_dim(dim, num_heads)
         self.num_heads = num_heads
         self.num_heads_qk = num_heads if num_heads_qk is None else num_heads_qk
         self.num_heads_v = num_heads if num_heads_v is None else num_heads_v
-        _checks.whole("num_heads_qk", self.num_heads_qk)
-        _checks.whole("num_heads_v", self.num_heads_v)
-        _checks.check_probability("attn_drop", attn_drop)
+        checks.whole("num_heads_qk", self.num_heads_qk)
+        checks.whole("num_heads_v", self.num_heads_v)
+        checks.check_probability("attn_drop", attn_drop)
         self.attn_drop = attn_drop
-        _checks.check_probability("proj_drop", proj_drop)
+        checks.check_probability("proj_drop", proj_drop)
         choose_backend(backend, ())  # checks the word
         self.backend = backend
         self.qkv = nn.Linear(dim, (2 * self.num_heads_qk + self.num_heads_v) * self.head_dim, bias=qkv_bias)
@@ -67,7 +67,7 @@ class TalkingHeadsAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend over a grid, `[B, *grid, C]` to the same shape."""
-        _checks.check_input(x, (3, 4, 5), "[B, *grid, C] with a grid of 1, 2 or 3 axes", self.qkv.weight)
+        checks.check_input(x, (3, 4, 5), "[B, *grid, C] with a grid of 1, 2 or 3 axes", self.qkv.weight)
         heads = dense(self.qkv, x).unflatten(-1, (-1, self.head_dim))  # [B, *grid, 2 * h_k + h_v, hd]
         query, key, value = heads.split((self.num_heads_qk, self.num_heads_qk, self.num_heads_v), dim=-2)
         mixes = (self.proj_l.weight, self.proj_w.weight, self.proj_l.bias, self.proj_w.bias)

@@ -258,7 +258,7 @@ struct WindowGradients {
     T* bias;
 };
 
-// Normalises the weights, and turns their gradients into those of the logits: 0, whatever comes in, where they are masked.
+// Normalizes the weights, and turns their gradients into those of the logits: 0, whatever comes in, where they are masked.
 template <typename T>
 void slopes_of_logits(T* weights, T* slopes, const T* totals, const Window<T>& window, int64_t pitch, T* collected) {
     constexpr int n = kLanes<T>;

@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from regard.attention import _checks
-from regard.attention._grid import crop_grid, pad_grid
+from regard.attention import checks
 from regard.attention._mechanism import Backend, choose_backend
+from regard.attention.grid import crop_grid, pad_grid
 from regard.attention.window import op, reference
 from regard.errors import ShapeError
 
@@ -77,7 +77,7 @@ def window_attention(
     """
     window, shift = _check(query, key, value, window_size, shift_size, bias, dropout_p, small_grid)
     chosen = choose_backend(backend, op.unsupported_reasons(query, value, window, dropout_p))
-    scale = _checks.scale_of(query, scale)
+    scale = checks.scale_of(query, scale)
     grid = query.shape[1:-2]
     query, key, value = (pad_grid(tensor, whole_windows(grid, window)) for tensor in (query, key, value))
     if chosen == "fused":
@@ -109,7 +109,7 @@ def window_weights(
         torch.Size([1, 2, 2, 2, 49, 49])
     """
     window, shift = _check(query, key, key, window_size, shift_size, bias, 0.0, small_grid)
-    scale = _checks.scale_of(query, scale)
+    scale = checks.scale_of(query, scale)
     padded = whole_windows(query.shape[1:-2], window)
     return reference.window_weights(pad_grid(query, padded), pad_grid(key, padded), window, shift, bias, scale)
 
@@ -130,7 +130,7 @@ def window_bias_index(window_size: Sequence[int]) -> Tensor:
         >>> window_bias_index((3,)).tolist()
         [[2, 3, 4], [1, 2, 3], [0, 1, 2]]
     """
-    window = _checks.check_grid(window_size)
+    window = checks.check_grid(window_size)
     return reference.window_bias_index(window, torch.device("cpu"))
 
 
@@ -166,17 +166,17 @@ def _check(
     dropout_p: float,
     small_grid: str,
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    _checks.check_tensors({"query": query, "key": key, "value": value, "bias": bias})
-    _checks.check_grid_tensor("query", query, (4, 5, 6), _checks.LAYOUT)
-    _checks.check_probability("dropout_p", dropout_p)
-    _checks.check_shape("key", key, query.shape, "must equal query's shape")
-    _checks.check_shape("value", value, (*query.shape[:-1], None), "must equal query's shape but for its last axis")
+    checks.check_tensors({"query": query, "key": key, "value": value, "bias": bias})
+    checks.check_grid_tensor("query", query, (4, 5, 6), checks.LAYOUT)
+    checks.check_probability("dropout_p", dropout_p)
+    checks.check_shape("key", key, query.shape, "must equal query's shape")
+    checks.check_shape("value", value, (*query.shape[:-1], None), "must equal query's shape but for its last axis")
     grid = query.shape[1:-2]
     window, shift = check_window(len(grid), window_size, shift_size)
     check_small_grid(grid, window, small_grid)
     if bias is not None:
         table = (query.shape[-2], *(2 * size - 1 for size in window))
-        _checks.check_shape("bias", bias, table, "is [nh, 2 * window_size - 1 per axis]")
+        checks.check_shape("bias", bias, table, "is [nh, 2 * window_size - 1 per axis]")
     return window, shift
 
 
@@ -184,8 +184,8 @@ def check_window(
     axes: int, window_size: int | Sequence[int], shift_size: int | Sequence[int]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Check window and shift against one another and expand them per axis."""
-    window = _checks.per_axis("window_size", window_size, axes, minimum=1)
-    shift = _checks.per_axis("shift_size", shift_size, axes)
+    window = checks.per_axis("window_size", window_size, axes, minimum=1)
+    shift = checks.per_axis("shift_size", shift_size, axes)
     if any(step >= size for step, size in zip(shift, window, strict=True)):
         raise ShapeError(
             f"shift_size must be less than window_size, got {shift_size=} and {window_size=}; use 0 for none"
@@ -195,7 +195,7 @@ def check_window(
 
 def check_small_grid(grid: Sequence[int], window: Sequence[int], small_grid: str) -> None:
     """Check that every axis holds a window, or that the caller wants it padded."""
-    _checks.check_word("small_grid", small_grid, ("error", "pad"))
+    checks.check_word("small_grid", small_grid, ("error", "pad"))
     if small_grid == "error" and any(size > length for size, length in zip(window, grid, strict=True)):
         raise ShapeError(
             f"window_size must fit the grid {tuple(grid)}, got {tuple(window)}; "

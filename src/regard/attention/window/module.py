@@ -9,11 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from regard._onednn import dense
-from regard.attention import _checks
-from regard.attention._grid import crop_grid, pad_grid
+from regard.attention import checks
 from regard.attention._mechanism import Backend, choose_backend
+from regard.attention.grid import crop_grid, pad_grid
 from regard.attention.window.function import check_small_grid, check_window, whole_windows, window_attention
+from regard.onednn import dense
 
 
 class WindowAttention(nn.Module):
@@ -57,15 +57,15 @@ class WindowAttention(nn.Module):
         backend: Backend = None,
     ) -> None:
         super().__init__()
-        axes = len(_checks.check_grid(window_size)) if isinstance(window_size, Sequence) else 2
-        self.head_dim = _checks.head_dim(dim, num_heads)
+        axes = len(checks.check_grid(window_size)) if isinstance(window_size, Sequence) else 2
+        self.head_dim = checks.head_dim(dim, num_heads)
         self.num_heads = num_heads
         self.window_size, self.shift_size = check_window(axes, window_size, shift_size)
-        _checks.check_word("small_grid", small_grid, ("error", "pad"))
+        checks.check_word("small_grid", small_grid, ("error", "pad"))
         self.small_grid = small_grid
-        _checks.check_probability("attn_drop", attn_drop)
+        checks.check_probability("attn_drop", attn_drop)
         self.attn_drop = attn_drop
-        _checks.check_probability("proj_drop", proj_drop)
+        checks.check_probability("proj_drop", proj_drop)
         choose_backend(backend, ())  # checks the word
         self.backend = backend
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
@@ -78,7 +78,7 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Attend over a grid, `[B, *grid, C]` to the same shape."""
         axes = len(self.window_size)
-        _checks.check_input(x, (axes + 2,), f"[B, {axes} grid axes, C]", self.qkv.weight)
+        checks.check_input(x, (axes + 2,), f"[B, {axes} grid axes, C]", self.qkv.weight)
         grid = x.shape[1:-1]
         check_small_grid(grid, self.window_size, self.small_grid)
         x = pad_grid(x, whole_windows(grid, self.window_size))  # before the projection: a padded key is its bias

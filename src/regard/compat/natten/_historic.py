@@ -9,7 +9,7 @@ from typing import ParamSpec
 
 from torch import Tensor
 
-from regard.attention import _checks
+from regard.attention import checks
 from regard.compat.natten._unfused import av, qk, refuse
 from regard.errors import ShapeError
 
@@ -210,5 +210,5 @@ def _kernel_of(rpb: Tensor | None) -> int:
 
 def _last(name: str, tensor: Tensor) -> int:
     """Return the length of the last axis, 1 without axes: what is wrong with a shape is said later."""
-    _checks.check_tensors({name: tensor})
+    checks.check_tensors({name: tensor})
     return tensor.shape[-1:].numel()

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from regard.attention import _checks
+from regard.attention import checks
 from regard.attention.neighborhood import function, reference
 from regard.attention.neighborhood.reference import Axis
 from regard.errors import ShapeError, UnsupportedError
@@ -58,9 +58,9 @@ def qk(
     """Multiply every query with its neighbors: `[B, nh, *grid, hd]` twice to `[B, nh, *grid, K]`."""
     _check_tensors(query=query, key=key, rpb=rpb)
     if not torch.is_autocast_enabled(query.device.type):
-        _checks.check_tensors({"query": query, "key": key})
-    _checks.check_grid_tensor("query", query, (rank + 3,), f"[B, nh, {rank} grid axes, hd]")
-    _checks.check_shape("key", key, query.shape, "must equal query's shape")
+        checks.check_tensors({"query": query, "key": key})
+    checks.check_grid_tensor("query", query, (rank + 3,), f"[B, nh, {rank} grid axes, hd]")
+    checks.check_shape("key", key, query.shape, "must equal query's shape")
     batch, heads, *grid, _ = query.shape
     axes = check_window(grid, kernel_size, dilation, is_causal)
     keys = _gather(key, axes)
@@ -68,7 +68,7 @@ def qk(
     logits = logits.unflatten(0, (batch, heads))
     if rpb is not None:
         table = (heads, *(2 * axis.kernel - 1 for axis in axes))
-        _checks.check_shape("rpb", rpb, table, "is [nh, 2 * kernel_size - 1 per axis]")
+        checks.check_shape("rpb", rpb, table, "is [nh, 2 * kernel_size - 1 per axis]")
         index = reference.neighborhood_bias_index(axes, grid, query.device)
         logits = logits + rpb.to(logits.dtype).flatten(1)[:, index]  # [nh, *grid, K]
     if any(axis.is_causal for axis in axes):
@@ -86,11 +86,11 @@ def av(
 ) -> Tensor:
     """Sum every query's neighbors: `[B, nh, *grid, K]` and `[B, nh, *grid, hd]` to `[B, nh, *grid, hd]`."""
     _check_tensors(attn=attn, value=value)
-    _checks.check_grid_tensor("value", value, (rank + 3,), f"[B, nh, {rank} grid axes, hd]")
+    checks.check_grid_tensor("value", value, (rank + 3,), f"[B, nh, {rank} grid axes, hd]")
     batch, heads, *grid, _ = value.shape
     axes = check_window(grid, kernel_size, dilation, is_causal)
     neighbors = math.prod([axis.kernel for axis in axes])
-    _checks.check_shape("attn", attn, (batch, heads, *grid, neighbors), "is [B, nh, *grid, K] for value's grid")
+    checks.check_shape("attn", attn, (batch, heads, *grid, neighbors), "is [B, nh, *grid, K] for value's grid")
     if any(axis.is_causal for axis in axes):
         attn = attn.masked_fill(~_visible(axes, grid, value.device), 0.0)
     attn = attn.to(value.dtype)  # as NATTEN does: a softmax is often wider than the values
@@ -101,7 +101,7 @@ def av(
 def _check_tensors(**tensors: Tensor | None) -> None:
     """Check floating-point tensors on one device, whose dtypes may differ."""
     for name, tensor in tensors.items():
-        _checks.check_tensors({name: tensor})
+        checks.check_tensors({name: tensor})
     devices = {name: str(tensor.device) for name, tensor in tensors.items() if tensor is not None}
     if len(set(devices.values())) > 1:
         raise TypeError(f"all tensors must have the same device, got {devices}; move them with .to()")

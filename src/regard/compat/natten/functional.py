@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from regard.attention import _checks, neighborhood_attention
+from regard.attention import checks, neighborhood_attention
 from regard.compat.natten._historic import (
     na1d_qk_with_bias,
     na2d_qk_with_bias,
@@ -146,9 +146,9 @@ def neighborhood_attention_generic(
     refuse(additional_keys=additional_keys, additional_values=additional_values)
     if return_lse:
         raise UnsupportedError("regard.compat.natten returns no log-sum-exp; leave return_lse out")
-    _checks.check_tensors({"query": query})
-    _checks.check_tensors({"rpb": rpb})
-    _checks.check_grid_tensor("query", query, (4, 5, 6), _checks.LAYOUT)
+    checks.check_tensors({"query": query})
+    checks.check_tensors({"rpb": rpb})
+    checks.check_grid_tensor("query", query, (4, 5, 6), checks.LAYOUT)
     axes = check_window(query.shape[1:-2], kernel_size, dilation, is_causal, stride)
     return neighborhood_attention(
         query,
@@ -338,4 +338,4 @@ def _check_performance(given: dict[str, object]) -> None:
 
 def _check_rank(rank: int, query: Tensor) -> None:
     if isinstance(query, Tensor):
-        _checks.check_grid_tensor("query", query, (rank + 3,), f"[B, {rank} grid axes, nh, hd]")
+        checks.check_grid_tensor("query", query, (rank + 3,), f"[B, {rank} grid axes, nh, hd]")

@@ -12,7 +12,7 @@ from regard.attention import (
     NeighborhoodAttention1d,
     NeighborhoodAttention2d,
     NeighborhoodAttention3d,
-    _checks,
+    checks,
 )
 from regard.attention.neighborhood.module import _NeighborhoodAttention
 from regard.compat.natten._unfused import Flags, Sizes, check_window
@@ -56,8 +56,8 @@ class _Interface(_NeighborhoodAttention):
             )
         if dilation is None:
             dilation = unnamed[0] if unnamed else 1  # ones, whichever name they go by
-        kernels = _checks.per_axis("kernel_size", kernel_size, self.axes, minimum=1)
-        steps = _checks.per_axis("dilation", dilation, self.axes, minimum=1)
+        kernels = checks.per_axis("kernel_size", kernel_size, self.axes, minimum=1)
+        steps = checks.per_axis("dilation", dilation, self.axes, minimum=1)
         is_newer = _is_newer(
             older={"bias": bias, "kernel_size_d": kernel_size_d, "dilation_d": dilation_d},
             newer={

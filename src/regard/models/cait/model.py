@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from regard.attention import ClassAttention, TalkingHeadsAttention
 from regard.errors import ShapeError
 from regard.layers import Blocks, LayerScale, Mlp, PatchEmbed, TransformerBlock, interpolate_position
-from regard.models._backbone import Backbone, column, initialise
+from regard.models._backbone import Backbone, column, initialize
 from regard.models.cait.checkpoint import name_tensors
 from regard.models.cait.variants import VARIANTS, CaitConfig
 from regard.models.vit.model import patch_grid, resized_position
@@ -79,7 +79,7 @@ class Cait(Backbone):
         )
         self.blocks_token_only = Blocks(*(ClassAttentionBlock(config) for _ in range(config.depth_token_only)))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
-        initialise(self, nn.Linear)
+        initialize(self, nn.Linear)
         for tokens in (self.cls_token, self.pos_embed):
             nn.init.trunc_normal_(tokens, std=0.02)
         self.reset_classifier(num_classes)
@@ -98,12 +98,12 @@ class Cait(Backbone):
         """Lay the patches out as they were and move the channels to the front."""
         return x.transpose(1, 2).unflatten(2, patch_grid(size, self.config.patch_size))
 
-    def normalise(self, x: Tensor) -> Tensor:
-        """Normalise every token."""
+    def normalize(self, x: Tensor) -> Tensor:
+        """Normalize every token."""
         return self.norm(x)
 
     def finish(self, x: Tensor, size: Sequence[int]) -> Tensor:
-        """Let the class token collect what the patches hold, then normalise all tokens, `[B, 1 + N, C]`."""
+        """Let the class token collect what the patches hold, then normalize all tokens, `[B, 1 + N, C]`."""
         if self.cls_token is not None:
             x = self.blocks_token_only(torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1))
         return self.norm(x)
@@ -144,7 +144,7 @@ class Cait(Backbone):
 
 
 class ClassAttentionBlock(nn.Module):
-    """The class token attends to all tokens and goes through an MLP, each normalised first, scaled and added.
+    """The class token attends to all tokens and goes through an MLP, each normalized first, scaled and added.
 
     Tokens are `[B, 1 + N, C]`, the class token first; the patches leave as they came.
     """

@@ -15,7 +15,7 @@ from torch.nn.functional import interpolate, silu
 
 from regard.attention import SeparableAttention
 from regard.layers import Blocks, DropPath, TransformerBlock, drop_path_rates
-from regard.models._backbone import Backbone, initialise, pyramid
+from regard.models._backbone import Backbone, initialize, pyramid
 from regard.models.mobilevitv2.checkpoint import name_tensors
 from regard.models.mobilevitv2.variants import VARIANTS, MobileVitV2Config, round_channels
 
@@ -59,7 +59,7 @@ class MobileVitV2(Backbone):
         super().__init__(config, num_classes=num_classes, in_chans=in_chans)
         self.stem = ConvNorm(in_chans, config.stem_dim, 3, stride=2)
         self.stages = nn.ModuleList(_stages(config))
-        initialise(self, nn.Linear)
+        initialize(self, nn.Linear)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
@@ -78,7 +78,7 @@ class MobileVitV2(Backbone):
         """Leave stages' outputs as they are."""
         return x
 
-    def normalise(self, x: Tensor) -> Tensor:
+    def normalize(self, x: Tensor) -> Tensor:
         """Leave them: every stage ends in a norm."""
         return x
 
@@ -153,7 +153,7 @@ class AttentionBlock(nn.Module):
 
 
 class GridNorm(nn.GroupNorm):
-    """Normalise every image over its grid and channels together; weight and bias per channel.
+    """Normalize every image over its grid and channels together; weight and bias per channel.
 
     One group of torch's group norm, which reads channels-last memory: faster than a layer norm and a product.
     """
@@ -162,7 +162,7 @@ class GridNorm(nn.GroupNorm):
         super().__init__(1, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise `[B, H, W, C]`."""
+        """Normalize `[B, H, W, C]`."""
         return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 

@@ -10,7 +10,7 @@ from regard.models._variant import Variant, Weights
 from regard.models.preprocessing import Preprocessing
 
 URL = "https://docs-assets.developer.apple.com/ml-research/models/cvnets-v2/classification/mobilevitv2"
-LICENCE = "cvnets-license"
+LICENSE = "cvnets-license"
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def _weights(source: str, top1: float | None, size: int) -> Weights:
     """Describe one file. Apple's evaluation: RGB between 0 and 1, the middle 256 of 288 pixels, or all of 384."""
     crop_pct = 256 / 288 if size == 256 else 1.0
     preprocessing = Preprocessing(size, crop_pct, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    return Weights(source, top1, preprocessing, LICENCE)
+    return Weights(source, top1, preprocessing, LICENSE)
 
 
 VARIANTS = {

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from regard.attention import NeighborhoodAttention2d
 from regard.layers import Stage, TransformerBlock, drop_path_rates, interpolate_bias
-from regard.models._backbone import Backbone, initialise, pyramid
+from regard.models._backbone import Backbone, initialize, pyramid
 from regard.models.nat.checkpoint import name_tensors
 from regard.models.nat.variants import VARIANTS, NatConfig
 
@@ -64,7 +64,7 @@ class Nat(Backbone):
             for level, dim in enumerate(dims)
         )
         self.norm = nn.LayerNorm(self.num_features)
-        initialise(self, nn.Linear)
+        initialize(self, nn.Linear)
         self.reset_classifier(num_classes)
 
     @staticmethod
@@ -80,8 +80,8 @@ class Nat(Backbone):
         """Move the channels to the front."""
         return x.permute(0, 3, 1, 2)
 
-    def normalise(self, x: Tensor) -> Tensor:
-        """Normalise over the channels."""
+    def normalize(self, x: Tensor) -> Tensor:
+        """Normalize over the channels."""
         return self.norm(x)
 
     def no_weight_decay(self) -> set[str]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from regard.attention import NeighborhoodAttention2d
 from regard.layers import Blocks, PatchEmbed, TransformerBlock, drop_path_rates, interpolate_bias
-from regard.models._backbone import Backbone, column, initialise
+from regard.models._backbone import Backbone, column, initialize
 from regard.models.nat_isotropic.checkpoint import name_tensors
 from regard.models.nat_isotropic.variants import VARIANTS, NatIsotropicConfig
 
@@ -70,7 +70,7 @@ class NatIsotropic(Backbone):
             )
         )
         self.norm = nn.LayerNorm(dim)
-        initialise(self, nn.Linear)
+        initialize(self, nn.Linear)
         self.reset_classifier(num_classes)
 
     @staticmethod
@@ -86,8 +86,8 @@ class NatIsotropic(Backbone):
         """Move the channels to the front."""
         return x.permute(0, 3, 1, 2)
 
-    def normalise(self, x: Tensor) -> Tensor:
-        """Normalise over the channels."""
+    def normalize(self, x: Tensor) -> Tensor:
+        """Normalize over the channels."""
         return self.norm(x)
 
     def no_weight_decay(self) -> set[str]:

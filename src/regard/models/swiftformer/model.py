@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
-from regard._onednn import dense
 from regard.attention import EfficientAdditiveAttention
 from regard.layers import DropPath, LayerScale, Stage, drop_path_rates
-from regard.models._backbone import Backbone, initialise, pyramid
+from regard.models._backbone import Backbone, initialize, pyramid
 from regard.models.swiftformer.checkpoint import name_tensors
 from regard.models.swiftformer.variants import VARIANTS, SwiftFormerConfig
+from regard.onednn import dense
 
 
 class SwiftFormer(Backbone):
@@ -67,7 +67,7 @@ class SwiftFormer(Backbone):
             for stage, dim in enumerate(config.embed_dims)
         )
         self.norm = nn.BatchNorm2d(self.num_features)
-        initialise(self, nn.Linear, nn.Conv2d)
+        initialize(self, nn.Linear, nn.Conv2d)
         self.reset_classifier(num_classes)
 
     @staticmethod
@@ -88,8 +88,8 @@ class SwiftFormer(Backbone):
         """Leave stages' outputs as they are."""
         return x
 
-    def normalise(self, x: Tensor) -> Tensor:
-        """Normalise with the statistics of the batch, or with the running ones."""
+    def normalize(self, x: Tensor) -> Tensor:
+        """Normalize with the statistics of the batch, or with the running ones."""
         return self.norm(x)
 
     def classify(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:

@@ -18,7 +18,7 @@ class SwiftFormerConfig:
         embed_dims: channels per stage.
         depths: blocks per stage; the last one of each has the attention.
         mlp_ratio: hidden channels, relative to a block's.
-        token_norm: normaliser of the attention's token scores: "l2" for the weights published since July 2023, "ones"
+        token_norm: normalizer of the attention's token scores: "l2" for the weights published since July 2023, "ones"
             for those before, which others still carry; names and shapes do not tell them apart.
         layer_scale: what the learned factors on attention and MLP start with.
         stem_strides: strides of the stem's two convolutions.

@@ -17,7 +17,7 @@ from regard.layers import (
     drop_path_rates,
     interpolate_bias,
 )
-from regard.models._backbone import Backbone, initialise, pyramid
+from regard.models._backbone import Backbone, initialize, pyramid
 from regard.models.swin.checkpoint import name_tensors
 from regard.models.swin.variants import VARIANTS, SwinConfig
 
@@ -77,7 +77,7 @@ class Swin(Backbone):
             for stage, dim in enumerate(dims)
         )
         self.norm = nn.LayerNorm(self.num_features)
-        initialise(self, nn.Linear)
+        initialize(self, nn.Linear)
         self.reset_classifier(num_classes)
 
     @staticmethod
@@ -108,8 +108,8 @@ class Swin(Backbone):
         """Move the channels to the front."""
         return x.permute(0, 3, 1, 2)
 
-    def normalise(self, x: Tensor) -> Tensor:
-        """Normalise over the channels."""
+    def normalize(self, x: Tensor) -> Tensor:
+        """Normalize over the channels."""
         return self.norm(x)
 
     def no_weight_decay(self) -> set[str]:

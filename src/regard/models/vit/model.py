@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from regard.attention import Attention
 from regard.errors import ShapeError
 from regard.layers import Blocks, PatchEmbed, TransformerBlock, drop_path_rates, interpolate_position
-from regard.models._backbone import Backbone, column, initialise
+from regard.models._backbone import Backbone, column, initialize
 from regard.models.vit.checkpoint import name_tensors
 from regard.models.vit.variants import VARIANTS, VitConfig
 
@@ -82,7 +82,7 @@ class Vit(Backbone):
             )
         )
         self.norm = nn.LayerNorm(dim, eps=1e-6)
-        initialise(self, nn.Linear)
+        initialize(self, nn.Linear)
         for tokens in (self.cls_token, self.dist_token, self.pos_embed):
             if tokens is not None:
                 nn.init.trunc_normal_(tokens, std=0.02)
@@ -115,12 +115,12 @@ class Vit(Backbone):
         grid = patch_grid(size, self.config.patch_size)
         return x[:, self.num_prefix_tokens :].transpose(1, 2).unflatten(2, grid)
 
-    def normalise(self, x: Tensor) -> Tensor:
-        """Normalise every token."""
+    def normalize(self, x: Tensor) -> Tensor:
+        """Normalize every token."""
         return self.norm(x)
 
     def finish(self, x: Tensor, size: Sequence[int]) -> Tensor:
-        """Normalise every token, and keep them all."""
+        """Normalize every token, and keep them all."""
         return self.norm(x)
 
     def pool(self, x: Tensor) -> Tensor:
