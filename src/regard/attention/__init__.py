@@ -9,7 +9,7 @@ from regard.attention import (
     talking_heads,
     window,
 )
-from regard.attention._backend import set_backend
+from regard.attention._backend import BackendModule, set_backend
 from regard.attention._decompositions import decompositions
 from regard.attention._mechanism import Backend, Mechanism, Sample
 from regard.attention.additive import AdditiveAttention, additive_attention, additive_weights
@@ -46,6 +46,7 @@ __all__ = [
     "AdditiveAttention",
     "Attention",
     "Backend",
+    "BackendModule",
     "ClassAttention",
     "EfficientAdditiveAttention",
     "Mechanism",

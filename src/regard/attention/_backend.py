@@ -1,4 +1,4 @@
-"""Choosing the backend of a whole network."""
+"""The backend of a module, and of a whole network."""
 
 from __future__ import annotations
 
@@ -7,11 +7,17 @@ from torch import nn
 from regard.attention._mechanism import Backend, choose_backend
 
 
+class BackendModule(nn.Module):
+    """Base class of the modules that compute attention: they have a backend, which `set_backend` changes."""
+
+    backend: Backend = None
+
+
 def set_backend(model: nn.Module, backend: Backend) -> None:
     """Set the backend of every attention module in `model`.
 
     Args:
-        model: any module; those in it that have a `backend` are regard's attention modules.
+        model: any module; every `BackendModule` in it is set: regard's own and those that `fuse` serves.
         backend: None takes fused kernels where they can serve, else the reference; "fused" or "reference" insist.
 
     Raises:
@@ -26,5 +32,5 @@ def set_backend(model: nn.Module, backend: Backend) -> None:
     """
     choose_backend(backend, ())  # checks the word
     for module in model.modules():
-        if hasattr(module, "backend"):
-            module.backend = backend  # type: ignore[assignment]
+        if isinstance(module, BackendModule):
+            module.backend = backend

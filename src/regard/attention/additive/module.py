@@ -5,12 +5,13 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from regard.attention import checks
+from regard.attention._backend import BackendModule
 from regard.attention._mechanism import Backend, choose_backend
 from regard.attention.additive.function import additive_attention
 from regard.onednn import dense
 
 
-class AdditiveAttention(nn.Module):
+class AdditiveAttention(BackendModule):
     """Multi-head additive attention over `[B, *grid, C]`, a grid of one, two or three axes.
 
     Computes transform(u) + q, u from `additive_attention`. The dense layer, dropout and residual layer norm that

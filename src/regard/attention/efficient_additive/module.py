@@ -6,13 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from regard.attention import checks
+from regard.attention._backend import BackendModule
 from regard.attention._mechanism import Backend, choose_backend
 from regard.attention._pooling import TokenNorm
 from regard.attention.efficient_additive.function import LAYOUT, efficient_additive_attention
 from regard.onednn import dense
 
 
-class EfficientAdditiveAttention(nn.Module):
+class EfficientAdditiveAttention(BackendModule):
     """SwiftFormer's attention over `[B, *grid, in_dims]`, a grid of one, two or three axes.
 
     Computes final(proj(y) + q), y and the unit queries q from `efficient_additive_attention`.

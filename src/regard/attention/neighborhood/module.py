@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from regard.attention import checks
+from regard.attention._backend import BackendModule
 from regard.attention._mechanism import Backend, choose_backend
 from regard.attention.grid import crop_grid, pad_grid
 from regard.attention.neighborhood.function import neighborhood_attention
 from regard.onednn import dense
 
 
-class _NeighborhoodAttention(nn.Module):
+class _NeighborhoodAttention(BackendModule):
     axes: ClassVar[int]
 
     def __init__(

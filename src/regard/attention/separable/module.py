@@ -8,12 +8,13 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from regard.attention import checks
+from regard.attention._backend import BackendModule
 from regard.attention._mechanism import Backend, choose_backend
 from regard.attention.separable.function import LAYOUT, separable_attention
 from regard.onednn import EvenLinear, dense
 
 
-class SeparableAttention(nn.Module):
+class SeparableAttention(BackendModule):
     """MobileViTv2's linear self-attention over `[B, *grid, C]`, a grid of one, two or three axes; also cross-attention.
 
     Args:

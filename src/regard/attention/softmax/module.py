@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from regard.attention import checks
+from regard.attention._backend import BackendModule
 from regard.attention._mechanism import Backend, choose_backend
 from regard.attention.softmax.function import softmax_attention
 from regard.errors import ShapeError
 from regard.onednn import dense
 
 
-class Attention(nn.Module):
+class Attention(BackendModule):
     """Multi-head self-attention over `[B, *grid, C]`, a grid of one, two or three axes.
 
     Args:
@@ -98,7 +99,7 @@ class Attention(nn.Module):
         return f"num_heads={self.num_heads}"
 
 
-class ClassAttention(nn.Module):
+class ClassAttention(BackendModule):
     """Multi-head attention of the class token to all tokens, itself included: `[B, N, C]` to `[B, 1, C]`.
 
     Args:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from regard.attention import checks
+from regard.attention._backend import BackendModule
 from regard.attention._mechanism import Backend, choose_backend
 from regard.attention.talking_heads.function import talking_heads_attention
 from regard.onednn import dense
 
 
-class TalkingHeadsAttention(nn.Module):
+class TalkingHeadsAttention(BackendModule):
     """Multi-head talking-heads self-attention over `[B, *grid, C]`, a grid of one, two or three axes.
 
     Args:

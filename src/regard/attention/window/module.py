@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from regard.attention import checks
+from regard.attention._backend import BackendModule
 from regard.attention._mechanism import Backend, choose_backend
 from regard.attention.grid import crop_grid, pad_grid
 from regard.attention.window.function import check_small_grid, check_window, whole_windows, window_attention
 from regard.onednn import dense
 
 
-class WindowAttention(nn.Module):
+class WindowAttention(BackendModule):
     """Multi-head window attention over `[B, *grid, C]`, `[B, H, W, C]` where `window_size` is one number.
 
     Args:
