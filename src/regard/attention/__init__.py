@@ -1,5 +1,10 @@
 """The mechanisms of attention: functions, modules, and the table that tests, benchmarks and the CLI read."""
 
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
 from regard.attention import (
     additive,
     efficient_additive,
@@ -9,9 +14,9 @@ from regard.attention import (
     talking_heads,
     window,
 )
-from regard.attention._backend import BackendModule, set_backend
-from regard.attention._decompositions import decompositions
-from regard.attention._mechanism import Backend, Mechanism, Sample
+from regard.attention._backend import Backend, BackendModule, set_backend
+from regard.attention._mechanism import Mechanism, ModuleSample, Sample
+from regard.attention._pooling import TokenNorm
 from regard.attention.additive import AdditiveAttention, additive_attention, additive_weights
 from regard.attention.efficient_additive import (
     EfficientAdditiveAttention,
@@ -41,6 +46,21 @@ MECHANISMS: tuple[Mechanism, ...] = (
     separable.MECHANISM,
 )
 
+
+def decompositions() -> dict[torch._ops.OpOverload, Callable[..., Any]]:
+    """Map every fused operator to its reference, for `ExportedProgram.run_decompositions`.
+
+    Example:
+        >>> layer = NeighborhoodAttention1d(8, num_heads=2, kernel_size=3)
+        >>> program = torch.export.export(layer, (torch.randn(1, 9, 8),))
+        >>> table = {**torch.export.default_decompositions(), **decompositions()}
+        >>> "regard" in str(program.run_decompositions(table).graph)
+        False
+    """
+    operators = [mechanism.operator for mechanism in MECHANISMS if mechanism.operator is not None]
+    return {overload: body for operator in operators for overload, body in operator.decompositions().items()}
+
+
 __all__ = [
     "MECHANISMS",
     "AdditiveAttention",
@@ -50,12 +70,14 @@ __all__ = [
     "ClassAttention",
     "EfficientAdditiveAttention",
     "Mechanism",
+    "ModuleSample",
     "NeighborhoodAttention1d",
     "NeighborhoodAttention2d",
     "NeighborhoodAttention3d",
     "Sample",
     "SeparableAttention",
     "TalkingHeadsAttention",
+    "TokenNorm",
     "WindowAttention",
     "additive_attention",
     "additive_weights",

@@ -1,16 +1,51 @@
-"""The backend of a module, and of a whole network."""
+"""The backend of a call, of a module, and of a whole network."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 from torch import nn
 
-from regard.attention._mechanism import Backend, choose_backend
+from regard.errors import OptionError, UnsupportedError
+
+Backend = Literal["fused", "reference"] | None
+"""None takes the fused kernel where one can serve, else the reference; the two words insist."""
+
+
+def choose_backend(backend: Backend, reasons: Sequence[str]) -> Literal["fused", "reference"]:
+    """Choose the implementation of one call.
+
+    Args:
+        backend: the caller's choice.
+        reasons: why the call has no fused kernel; empty if it has one.
+
+    Raises:
+        UnsupportedError: `backend` is "fused" and there are reasons against it.
+        OptionError: `backend` is another word.
+    """
+    if backend == "fused" and reasons:
+        raise UnsupportedError("no fused kernel for this call:\n  - " + "\n  - ".join(reasons))
+    if backend is None:
+        return "reference" if reasons else "fused"
+    if backend not in ("fused", "reference"):
+        raise OptionError.unknown("backend", backend, ("fused", "reference"))
+    return backend
 
 
 class BackendModule(nn.Module):
-    """Base class of the modules that compute attention: they have a backend, which `set_backend` changes."""
+    """Base class of the modules that compute attention: they have a backend, which `set_backend` changes.
+
+    Args:
+        backend: None takes fused kernels where they can serve, else the reference; "fused" or "reference" insist.
+    """
 
     backend: Backend = None
+
+    def __init__(self, backend: Backend = None) -> None:
+        super().__init__()
+        choose_backend(backend, ())  # checks the word
+        self.backend = backend
 
 
 def set_backend(model: nn.Module, backend: Backend) -> None:
@@ -21,7 +56,7 @@ def set_backend(model: nn.Module, backend: Backend) -> None:
         backend: None takes fused kernels where they can serve, else the reference; "fused" or "reference" insist.
 
     Raises:
-        OptionError: another word.
+        OptionError: `backend` is another word.
 
     Example:
         >>> from regard.attention import NeighborhoodAttention1d

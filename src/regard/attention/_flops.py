@@ -1,6 +1,7 @@
-"""How many operations a fused operator does, told to torch's `FlopCounterMode` once somebody imports it.
+"""FLOP formulas of the fused operators for torch's `FlopCounterMode`.
 
-Its module imports Triton, which takes longer than importing all of regard: the formulas wait for it instead.
+The counter's module imports Triton, which takes longer than importing all of regard. So the formulas are registered
+when the program imports that module.
 """
 
 from __future__ import annotations
@@ -11,24 +12,18 @@ from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any, TypeVar
 
-Formula = TypeVar("Formula", bound=Callable[..., int])
+import torch
 
 COUNTER = "torch.utils.flop_counter"
-_waiting: list[tuple[Any, Callable[..., int]]] = []
+_waiting: list[tuple[torch._ops.OpOverloadPacket, Callable[..., int]]] = []
 
 
-def flop_formula(operator: Any) -> Callable[[Formula], Formula]:  # noqa: ANN401
-    """Register the decorated formula for an operator: from its inputs' shapes to the operations of its mathematics."""
-
-    def register(formula: Formula) -> Formula:
-        _waiting.append((operator, formula))
-        if COUNTER in sys.modules:
-            _register_waiting(sys.modules[COUNTER])
-        return formula
-
-    return register
+def register_flops(operator: torch._ops.OpOverloadPacket, formula: Callable[..., int]) -> None:
+    """Register the formula of an operator: from its inputs, shapes in place of tensors, to FLOPs."""
+    _waiting.append((operator, lambda *shapes, **_: formula(*shapes)))
+    if COUNTER in sys.modules:
+        _register_waiting(sys.modules[COUNTER])
 
 
 def _register_waiting(counter: ModuleType) -> None:
@@ -38,12 +33,12 @@ def _register_waiting(counter: ModuleType) -> None:
 
 
 class _WhenImported(MetaPathFinder):
-    """Lets the others find the counter's module, and registers what waits when it has been executed."""
+    """Leave finding the counter's module to the other finders; register the formulas after it has been executed."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != COUNTER or self not in sys.meta_path:
             return None
-        sys.meta_path.remove(self)  # while the others look
+        sys.meta_path.remove(self)  # so that the other finders are asked
         try:
             spec = importlib.util.find_spec(name)
         finally:

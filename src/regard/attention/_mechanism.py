@@ -1,18 +1,16 @@
-"""What a mechanism is, and how a call of it finds its implementation."""
+"""What a mechanism is: one attention mathematics, everything that implements it, and calls to test it with."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from regard.errors import OptionError, UnsupportedError
-
-Backend = Literal["fused", "reference"] | None
-"""None takes the fused kernel where one can serve, else the reference; the two words insist."""
+from regard.attention._backend import BackendModule
+from regard.attention._operator import Operator
 
 
 @dataclass(frozen=True)
@@ -44,16 +42,37 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class ModuleSample:
+    """One small module of a mechanism, as data.
+
+    Attributes:
+        module: the class.
+        arguments: its arguments, the input's channels first.
+        shape: of an input.
+    """
+
+    module: type[BackendModule]
+    arguments: Mapping[str, Any]
+    shape: tuple[int, ...]
+
+    def build(self) -> BackendModule:
+        """Build the module with random parameters."""
+        return self.module(**self.arguments)
+
+
+@dataclass(frozen=True)
 class Mechanism:
     """One attention mathematics and everything that implements it.
 
     Attributes:
         name: the folder's name.
         function: the public function.
-        weights: returns the attention weights of the same arguments.
-        unsupported_reasons: takes the function's arguments; says why they have no fused kernel, empty if they have.
-        modules: the `nn.Module`s around the function.
-        samples: calls that the contract tests run.
+        weights: returns the attention weights for the same arguments.
+        prepare: takes the function's arguments but `backend`; returns them checked, in the order of the reference,
+            and the reasons why no kernel serves them.
+        operator: the operator of its kernels; None where PyTorch's own serve.
+        module_samples: the `nn.Module`s around the function, with sizes for the tests.
+        samples: calls for the tests.
         origin: the models it comes from.
         paper: arXiv number.
         summary: what each query sees, in a few words.
@@ -62,29 +81,19 @@ class Mechanism:
     name: str
     function: Callable[..., Tensor | tuple[Tensor, ...]]
     weights: Callable[..., Tensor | tuple[Tensor, ...]]
-    unsupported_reasons: Callable[..., list[str]]
-    modules: tuple[type[nn.Module], ...]
+    prepare: Callable[..., tuple[tuple[Any, ...], list[str]]]
+    operator: Operator[Any] | None
+    module_samples: tuple[ModuleSample, ...]
     samples: tuple[Sample, ...]
     origin: str
     paper: str
     summary: str
 
+    @property
+    def modules(self) -> tuple[type[BackendModule], ...]:
+        """The `nn.Module`s around the function."""
+        return tuple(sample.module for sample in self.module_samples)
 
-def choose_backend(backend: Backend, reasons: Sequence[str]) -> Literal["fused", "reference"]:
-    """Choose the implementation of one call.
-
-    Args:
-        backend: the caller's word.
-        reasons: why the call has no fused kernel; empty if it has one.
-
-    Raises:
-        UnsupportedError: `"fused"` was asked for and there are reasons against it.
-        OptionError: the word is none of the two.
-    """
-    if backend == "fused" and reasons:
-        raise UnsupportedError("no fused kernel for this call:\n  - " + "\n  - ".join(reasons))
-    if backend is None:
-        return "reference" if reasons else "fused"
-    if backend not in ("fused", "reference"):
-        raise OptionError.unknown("backend", backend, ("fused", "reference"))
-    return backend
+    def unsupported_reasons(self, *arguments: object, **options: object) -> list[str]:
+        """Say why the function has no fused kernel for these arguments; empty if it has one."""
+        return self.prepare(*arguments, **options)[1]

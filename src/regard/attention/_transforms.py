@@ -1,21 +1,23 @@
-"""What fused operators owe to PyTorch: gradients of any order, `vmap`, autocast, and a word where they cannot serve."""
+"""Transforms of PyTorch that operators serve: derivatives of any order and `vmap`; and those that they cannot serve."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+VmapRule: TypeAlias = Callable[..., tuple[Any, Any]]
+
 
 def untraceable_reasons() -> list[str]:
-    """Say which transform is running that an operator with a backward formula only cannot serve; empty if none is."""
+    """Say which running transform an operator with only a backward formula cannot serve; empty if none is running."""
     if torch.compiler.is_compiling():  # compiled code differentiates by the backward formula
         return []
     if torch._C._is_tracing():
-        return ["torch.jit.trace records no operator of ours; torch.export does"]
+        return ["torch.jit.trace does not record regard's operators; use torch.export"]
     reasons = []
     if forward_ad._current_level >= 0:
         reasons.append("the kernel has no forward-mode derivative")
@@ -25,73 +27,82 @@ def untraceable_reasons() -> list[str]:
     return reasons
 
 
-def register_gradients(
-    operator: Any,  # noqa: ANN401
-    gradients: Callable[..., Sequence[Tensor | None]],
-    definition: Callable[..., Any],
+def derivative(
+    function: Callable[..., Any],
+    inputs: Sequence[Any],
+    wanted: Sequence[int],
+    grad_outputs: Sequence[Tensor],
     *,
-    statistics: bool = False,
-) -> None:
-    """Make an operator differentiable.
+    create_graph: bool,
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients of a function's tensor inputs.
 
     Args:
-        operator: made by `torch.library.custom_op`.
-        gradients: takes the operator's inputs as a list and the gradients of its outputs, and returns the gradients of
-            the inputs, None for what is no tensor.
-        definition: the reference as a function of the operator's inputs. It serves where gradients are to be
-            differentiated again.
-        statistics: whether the second output is one that `gradients` reads, in place of its gradient.
+        function: takes `inputs`, returns a tensor or a tuple of tensors.
+        inputs: tensors and others.
+        wanted: positions of the tensors whose gradients are returned, in this order.
+        grad_outputs: gradients of the outputs.
+        create_graph: whether the gradients can be differentiated. Then the function runs on the inputs themselves.
     """
-
-    def save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ANN401
-        ctx.places = [place for place, x in enumerate(inputs) if isinstance(x, Tensor)]
-        ctx.options = [None if isinstance(x, Tensor) else x for x in inputs]
-        kept = [output[1]] if statistics else []
-        ctx.mark_non_differentiable(*kept)
-        ctx.save_for_backward(*(inputs[place] for place in ctx.places), *kept)
-
-    def differentiate(ctx: Any, *out_gradients: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        inputs = list(ctx.options)
-        *tensors, last = ctx.saved_tensors if statistics else (*ctx.saved_tensors, None)
-        for place, tensor in zip(ctx.places, tensors, strict=True):
-            inputs[place] = tensor
-        if torch.is_grad_enabled():  # create_graph=True
-            wanted = [place for place in ctx.places if ctx.needs_input_grad[place]]
-            return _gradients_of(definition, inputs, wanted, out_gradients[: 1 if statistics else None])
-        return tuple(gradients(inputs, out_gradients[0], last) if statistics else gradients(inputs, *out_gradients))
-
-    operator.register_autograd(differentiate, setup_context=save)
-
-
-def _gradients_of(
-    definition: Callable[..., Any], inputs: list[Any], wanted: list[int], out_gradients: Sequence[Tensor]
-) -> tuple[Tensor | None, ...]:
-    """Compute gradients that can be differentiated again."""
-    output = definition(*inputs)
-    outputs = (output,) if isinstance(output, Tensor) else output[: len(out_gradients)]  # without statistics
-    pairs = [pair for pair in zip(outputs, out_gradients, strict=True) if pair[0].requires_grad]
-    found = torch.autograd.grad(
-        [out for out, _ in pairs],
-        [inputs[place] for place in wanted],
-        [gradient for _, gradient in pairs],
-        create_graph=True,
+    if create_graph:
+        values = [_with_grad(value) if place in wanted else value for place, value in enumerate(inputs)]
+    else:
+        values = [
+            value.detach().requires_grad_(place in wanted) if isinstance(value, Tensor) else value
+            for place, value in enumerate(inputs)
+        ]
+    result = function(*values)
+    outputs = result if isinstance(result, tuple) else (result,)
+    pairs = [pair for pair in zip(outputs, grad_outputs, strict=True) if pair[0].requires_grad]
+    if not pairs:
+        return (None,) * len(wanted)
+    return torch.autograd.grad(
+        [output for output, _ in pairs],
+        [values[place] for place in wanted],
+        [grad for _, grad in pairs],
+        create_graph=create_graph,
         allow_unused=True,
     )
-    result: list[Tensor | None] = [None] * len(inputs)
-    for place, gradient in zip(wanted, found, strict=True):
-        result[place] = gradient
-    return tuple(result)
 
 
-def map_entries(operator: Any) -> Any:  # noqa: ANN401
-    """Make the rule by which `torch.func.vmap` calls an operator: once for every entry."""
+def _with_grad(tensor: Tensor) -> Tensor:
+    return tensor if tensor.requires_grad else tensor.detach().requires_grad_()
 
-    def rule(info: Any, in_dims: Any, *inputs: Any) -> tuple[Any, Any]:  # noqa: ANN401
-        mapped = [
-            isinstance(x, Tensor) and dim is not None for x, dim in zip(inputs, in_dims, strict=True)
-        ]  # lists of numbers have lists of None
+
+def map_batch(operator: Callable[..., Any], batched: Sequence[int]) -> VmapRule:
+    """Return the `torch.func.vmap` rule that folds the mapped axis into the batch axis.
+
+    Args:
+        operator: called once, or once per entry where another input than those of `batched` is mapped.
+        batched: positions of the inputs that have a batch axis.
+    """
+    one_by_one = map_entries(operator)
+
+    def rule(info: Any, in_dims: Any, *inputs: Any) -> tuple[Any, Any]:  # noqa: ANN401  # vmap's signature
+        mapped = [place for place, value in enumerate(inputs) if _is_mapped(value, in_dims[place])]
+        if not info.batch_size or any(place not in batched for place in mapped):
+            return one_by_one(info, in_dims, *inputs)
+        values = list(inputs)
+        for place in batched:
+            value, dim = inputs[place], in_dims[place]
+            value = value.expand(info.batch_size, *value.shape) if dim is None else value.movedim(dim, 0)
+            values[place] = value.flatten(0, 1)
+        result = operator(*values)
+        batch = values[batched[0]].shape[0] // info.batch_size
+        if isinstance(result, Tensor):
+            return result.unflatten(0, (info.batch_size, batch)), 0
+        return tuple(output.unflatten(0, (info.batch_size, batch)) for output in result), (0,) * len(result)
+
+    return rule
+
+
+def map_entries(operator: Callable[..., Any]) -> VmapRule:
+    """Return the `torch.func.vmap` rule that calls an operator once per entry."""
+
+    def rule(info: Any, in_dims: Any, *inputs: Any) -> tuple[Any, Any]:  # noqa: ANN401  # vmap's signature
+        mapped = [_is_mapped(value, dim) for value, dim in zip(inputs, in_dims, strict=True)]
         first = [x.movedim(dim, 0) if here else x for x, dim, here in zip(inputs, in_dims, mapped, strict=True)]
-        if not info.batch_size:  # the shapes are those of one entry
+        if not info.batch_size:  # no entry: one call on zeros tells the shapes
             first = [x.new_zeros(1, *x.shape[1:]) if here else x for x, here in zip(first, mapped, strict=True)]
         results = [
             operator(*(x[entry] if here else x for x, here in zip(first, mapped, strict=True)))
@@ -105,12 +116,5 @@ def map_entries(operator: Any) -> Any:  # noqa: ANN401
     return rule
 
 
-def cast_for_autocast(*tensors: Tensor | None) -> list[Tensor | None]:
-    """Cast tensors as torch's own matrix products are under `torch.autocast`: to its dtype, but for float64."""
-    if not torch.is_autocast_enabled("cpu"):
-        return list(tensors)
-    dtype = torch.get_autocast_dtype("cpu")
-    return [
-        tensor if tensor is None or tensor.dtype == torch.float64 or tensor.device.type != "cpu" else tensor.to(dtype)
-        for tensor in tensors
-    ]
+def _is_mapped(value: object, dim: object) -> bool:
+    return isinstance(value, Tensor) and dim is not None  # a list of numbers has a list of None

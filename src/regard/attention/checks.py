@@ -16,6 +16,7 @@ T = TypeVar("T")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 LAYOUT = "[B, *grid, nh, hd] with a grid of 1, 2 or 3 axes"
+TOKEN_LAYOUT = "[B, *grid, C] with a grid of 1, 2 or 3 axes"
 
 
 def check_tensors(tensors: Mapping[str, Tensor | None]) -> None:

@@ -22,3 +22,8 @@ def crop_grid(tensor: Tensor, grid: Sequence[int]) -> Tensor:
     for axis, length in enumerate(grid, start=1):
         tensor = tensor.narrow(axis, 0, length) if tensor.shape[axis] != length else tensor
     return tensor
+
+
+def whole_windows(grid: Sequence[int], window_size: Sequence[int]) -> list[int]:
+    """Round a grid up to whole windows."""
+    return [-(-length // size) * size for length, size in zip(grid, window_size, strict=True)]

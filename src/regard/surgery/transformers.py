@@ -13,8 +13,7 @@ from regard.attention import (
     softmax_attention,
     window_attention,
 )
-from regard.attention.grid import crop_grid, pad_grid
-from regard.attention.window.function import whole_windows
+from regard.attention.grid import crop_grid, pad_grid, whole_windows
 from regard.onednn import dense, is_heard
 from regard.surgery.adapters import Adapter, relative_bias, sees_weights, split_heads
 from regard.surgery.timm import attend_to_patches

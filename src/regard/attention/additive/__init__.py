@@ -1,16 +1,19 @@
 """Additive attention (Fastformer): every query sees two pooled context vectors."""
 
 from regard.attention._mechanism import Mechanism
-from regard.attention.additive.function import additive_attention, additive_weights, unsupported_reasons
+from regard.attention.additive.arguments import prepare
+from regard.attention.additive.function import additive_attention, additive_weights
 from regard.attention.additive.module import AdditiveAttention
-from regard.attention.additive.samples import SAMPLES
+from regard.attention.additive.op import OPERATOR
+from regard.attention.additive.samples import MODULES, SAMPLES
 
 MECHANISM = Mechanism(
     name="additive",
     function=additive_attention,
     weights=additive_weights,
-    unsupported_reasons=unsupported_reasons,
-    modules=(AdditiveAttention,),
+    prepare=prepare,
+    operator=OPERATOR,
+    module_samples=MODULES,
     samples=SAMPLES,
     origin="Fastformer",
     paper="2108.09084",
@@ -22,5 +25,4 @@ __all__ = [
     "AdditiveAttention",
     "additive_attention",
     "additive_weights",
-    "unsupported_reasons",
 ]

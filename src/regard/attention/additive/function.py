@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from regard.attention import checks
-from regard.attention._mechanism import Backend, choose_backend
-from regard.attention._native import calls
-from regard.attention.additive import op, reference
+from regard.attention._backend import Backend, choose_backend
+from regard.attention.additive import reference
+from regard.attention.additive.arguments import prepare
+from regard.attention.additive.op import OPERATOR
 
 
 def additive_attention(
@@ -63,11 +63,12 @@ def additive_attention(
         >>> additive_attention(q, k, torch.randn(2, 32), torch.randn(2, 32)).shape
         torch.Size([1, 14, 14, 2, 16])
     """
-    _check(query, key, query_weight, key_weight, query_bias, key_bias)
-    scale = checks.scale_of(query, scale)
-    if choose_backend(backend, calls.native_reasons(query)) == "fused":
-        return op.additive_attention(query, key, query_weight, key_weight, query_bias, key_bias, scale)
-    return reference.additive_attention(query, key, query_weight, key_weight, query_bias, key_bias, scale)
+    arguments, reasons = prepare(
+        query, key, query_weight, key_weight, query_bias=query_bias, key_bias=key_bias, scale=scale
+    )
+    if choose_backend(backend, reasons) == "fused":
+        return OPERATOR(*arguments)
+    return reference.additive_attention(*arguments)
 
 
 def additive_weights(
@@ -93,42 +94,5 @@ def additive_weights(
         >>> alpha.shape, beta.shape
         (torch.Size([1, 9, 2]), torch.Size([1, 9, 2]))
     """
-    _check(query, key, query_weight, key_weight, query_bias, key_bias)
-    scale = checks.scale_of(query, scale)
-    return reference.additive_weights(query, key, query_weight, key_weight, query_bias, key_bias, scale)
-
-
-def unsupported_reasons(
-    query: Tensor,
-    key: Tensor,
-    query_weight: Tensor,
-    key_weight: Tensor,
-    *,
-    query_bias: Tensor | None = None,
-    key_bias: Tensor | None = None,
-    scale: float | None = None,
-) -> list[str]:
-    """Say why `additive_attention` has no fused kernel for these arguments; empty if it has one."""
-    _check(query, key, query_weight, key_weight, query_bias, key_bias)
-    return calls.native_reasons(query)
-
-
-def _check(
-    query: Tensor,
-    key: Tensor,
-    query_weight: Tensor,
-    key_weight: Tensor,
-    query_bias: Tensor | None,
-    key_bias: Tensor | None,
-) -> None:
-    projections = {"query_weight": query_weight, "key_weight": key_weight}
-    biases = {"query_bias": query_bias, "key_bias": key_bias}
-    checks.check_tensors({"query": query, "key": key, **projections, **biases})
-    checks.check_grid_tensor("query", query, (4, 5, 6), checks.LAYOUT)
-    checks.check_shape("key", key, query.shape, "must equal query's shape")
-    heads, channels = query.shape[-2:]
-    for name, weight in projections.items():
-        checks.check_shape(name, weight, (heads, heads * channels), "is [nh, nh * hd]")
-    for name, bias in biases.items():
-        if bias is not None:
-            checks.check_shape(name, bias, (heads,), "is [nh]")
+    arguments, _ = prepare(query, key, query_weight, key_weight, query_bias=query_bias, key_bias=key_bias, scale=scale)
+    return reference.additive_weights(*arguments)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from regard.attention import checks
-from regard.attention._backend import BackendModule
-from regard.attention._mechanism import Backend, choose_backend
+from regard.attention._backend import Backend, BackendModule
 from regard.attention.additive.function import additive_attention
 from regard.onednn import dense
 
@@ -42,12 +41,10 @@ class AdditiveAttention(BackendModule):
         proj_drop: float = 0.0,
         backend: Backend = None,
     ) -> None:
-        super().__init__()
+        super().__init__(backend)
         self.head_dim = checks.head_dim(dim, num_heads)
         self.num_heads = num_heads
         checks.check_probability("proj_drop", proj_drop)
-        choose_backend(backend, ())  # checks the word
-        self.backend = backend
         self.query = nn.Linear(dim, dim, bias=qkv_bias)
         self.key = nn.Linear(dim, dim, bias=qkv_bias)
         self.query_att = nn.Linear(dim, num_heads)

@@ -6,10 +6,24 @@ pooled to a global key, which meets every query.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from torch import Tensor
 from torch.nn.functional import linear
 
 from regard.attention._pooling import normalize_scores, pool
+
+
+class Arguments(NamedTuple):
+    """Checked arguments, in the order of the reference and the operator."""
+
+    query: Tensor
+    key: Tensor
+    query_weight: Tensor
+    key_weight: Tensor
+    query_bias: Tensor | None
+    key_bias: Tensor | None
+    scale: float
 
 
 def additive_attention(
@@ -21,7 +35,7 @@ def additive_attention(
     key_bias: Tensor | None,
     scale: float,
 ) -> Tensor:
-    """Multiply every query with the global key."""
+    """Multiply every query with the global key, `[B, *grid, nh, hd]`."""
     query, key = query.contiguous(), key.contiguous()  # a view gives the bits of its copy
     _, products, beta = both_weights(query, key, query_weight, key_weight, query_bias, key_bias, scale)
     return query * pool(beta, products, token_axes(query))  # [B, *grid, nh, hd]
@@ -63,5 +77,5 @@ def token_weights(tokens: Tensor, weight: Tensor, bias: Tensor | None, scale: fl
 
 
 def token_axes(tokens: Tensor) -> tuple[int, ...]:
-    """Say which axes of `[B, *grid, nh, hd]` the grid is."""
+    """Return the grid's axes of `[B, *grid, nh, hd]`."""
     return tuple(range(1, tokens.ndim - 2))

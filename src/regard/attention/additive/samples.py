@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from regard.attention._mechanism import Sample
+from regard.attention._mechanism import ModuleSample, Sample
+from regard.attention.additive.module import AdditiveAttention
 
 
 def _sample(
@@ -41,3 +42,5 @@ SAMPLES = (
     _sample("scale_0", (4, 3), scale=0.0),
     _sample("scale", (4, 3), scale=2.0),
 )
+
+MODULES = (ModuleSample(AdditiveAttention, {"dim": 8, "num_heads": 2}, (1, 4, 8)),)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from regard.attention import checks
-from regard.attention._mechanism import Backend, choose_backend
-from regard.attention._native import calls
+from regard.attention._backend import Backend, choose_backend
 from regard.attention._pooling import TokenNorm
-from regard.attention.efficient_additive import op, reference
-
-LAYOUT = "[B, *grid, C] with a grid of 1, 2 or 3 axes"
+from regard.attention.efficient_additive import reference
+from regard.attention.efficient_additive.arguments import prepare
+from regard.attention.efficient_additive.op import OPERATOR
 
 
 def efficient_additive_attention(
@@ -71,11 +69,10 @@ def efficient_additive_attention(
         >>> context_on_keys.shape, unit_query.shape
         (torch.Size([1, 14, 14, 32]), torch.Size([1, 14, 14, 32]))
     """
-    _check(query, key, weight, token_norm)
-    scale = checks.scale_of(query, scale)
-    if choose_backend(backend, calls.native_reasons(query)) == "fused":
-        return op.efficient_additive_attention(query, key, weight, token_norm, scale)
-    return reference.efficient_additive_attention(query, key, weight, token_norm, scale)
+    arguments, reasons = prepare(query, key, weight, token_norm=token_norm, scale=scale)
+    if choose_backend(backend, reasons) == "fused":
+        return OPERATOR(*arguments)
+    return reference.efficient_additive_attention(*arguments)
 
 
 def efficient_additive_weights(
@@ -91,22 +88,5 @@ def efficient_additive_weights(
         >>> efficient_additive_weights(torch.randn(1, 9, 8), torch.randn(8)).square().sum().allclose(torch.tensor(1.0))
         True
     """
-    _check(query, query, weight, token_norm)
-    scale = checks.scale_of(query, scale)
-    return reference.efficient_additive_weights(query, weight, token_norm, scale)
-
-
-def unsupported_reasons(
-    query: Tensor, key: Tensor, weight: Tensor, *, token_norm: TokenNorm = "l2", scale: float | None = None
-) -> list[str]:
-    """Say why `efficient_additive_attention` has no fused kernel for these arguments; empty if it has one."""
-    _check(query, key, weight, token_norm)
-    return calls.native_reasons(query)
-
-
-def _check(query: Tensor, key: Tensor, weight: Tensor, token_norm: str) -> None:
-    checks.check_tensors({"query": query, "key": key, "weight": weight})
-    checks.check_grid_tensor("query", query, (3, 4, 5), LAYOUT)
-    checks.check_shape("key", key, query.shape, "must equal query's shape")
-    checks.check_shape("weight", weight, query.shape[-1:], "is [C]")
-    checks.check_word("token_norm", token_norm, ("softmax", "l2", "ones"))
+    arguments, _ = prepare(query, query, weight, token_norm=token_norm, scale=scale)
+    return reference.efficient_additive_weights(query, *arguments[2:])

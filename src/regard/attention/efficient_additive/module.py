@@ -6,10 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from regard.attention import checks
-from regard.attention._backend import BackendModule
-from regard.attention._mechanism import Backend, choose_backend
+from regard.attention._backend import Backend, BackendModule
 from regard.attention._pooling import TokenNorm
-from regard.attention.efficient_additive.function import LAYOUT, efficient_additive_attention
+from regard.attention.efficient_additive.function import efficient_additive_attention
 from regard.onednn import dense
 
 
@@ -45,15 +44,13 @@ class EfficientAdditiveAttention(BackendModule):
         token_norm: TokenNorm = "l2",
         backend: Backend = None,
     ) -> None:
-        super().__init__()
+        super().__init__(backend)
         for name, size in (("in_dims", in_dims), ("token_dim", token_dim), ("num_heads", num_heads)):
             checks.whole(name, size)
         checks.check_word("token_norm", token_norm, ("softmax", "l2", "ones"))
         inner = token_dim * num_heads
         self.scale_factor = token_dim**-0.5  # of token_dim, however wide the scored vectors are
         self.token_norm = token_norm
-        choose_backend(backend, ())  # checks the word
-        self.backend = backend
         self.to_query = nn.Linear(in_dims, inner)
         self.to_key = nn.Linear(in_dims, inner)
         self.w_g = nn.Parameter(torch.randn(inner, 1))
@@ -62,7 +59,7 @@ class EfficientAdditiveAttention(BackendModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend over a grid, `[B, *grid, in_dims]` to `[B, *grid, token_dim]`."""
-        checks.check_input(x, (3, 4, 5), LAYOUT, self.to_query.weight)
+        checks.check_input(x, (3, 4, 5), checks.TOKEN_LAYOUT, self.to_query.weight)
         query = dense(self.to_query, x)
         out, unit_query = efficient_additive_attention(
             query,

@@ -6,15 +6,27 @@ are pooled to one context vector, and that is broadcast onto the unit keys.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from torch import Tensor
 
 from regard.attention._pooling import TokenNorm, l2_normalize, normalize_scores, pool
 
 
+class Arguments(NamedTuple):
+    """Checked arguments, in the order of the reference and the operator."""
+
+    query: Tensor
+    key: Tensor
+    weight: Tensor
+    token_norm: TokenNorm
+    scale: float
+
+
 def efficient_additive_attention(
     query: Tensor, key: Tensor, weight: Tensor, token_norm: TokenNorm, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Multiply every unit key with the pooled query; return the unit queries too."""
+    """Multiply every unit key with the pooled query; return the products and the unit queries, `[B, *grid, C]`."""
     query, key = l2_normalize(query, (-1,)), l2_normalize(key, (-1,))
     weights = token_weights(query, weight, token_norm, scale)
     context = pool(weights, query, tuple(range(1, query.ndim - 1)))  # [B, 1 per grid axis, C]

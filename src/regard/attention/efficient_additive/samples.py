@@ -7,7 +7,8 @@ that all of the scores' gradient is rounding, with nothing to measure it by.
 
 from __future__ import annotations
 
-from regard.attention._mechanism import Sample
+from regard.attention._mechanism import ModuleSample, Sample
+from regard.attention.efficient_additive.module import EfficientAdditiveAttention
 
 
 def _sample(
@@ -35,3 +36,5 @@ SAMPLES = (
     _sample("scale_0_softmax", (4, 3), scale=0.0, token_norm="softmax"),
     _sample("scale", (8, 9), scale=2.0, token_norm="softmax"),
 )
+
+MODULES = (ModuleSample(EfficientAdditiveAttention, {"in_dims": 8, "token_dim": 8}, (1, 4, 8)),)

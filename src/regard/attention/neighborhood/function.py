@@ -8,13 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from regard.attention import checks
-from regard.attention._mechanism import Backend, choose_backend
-from regard.attention._native import calls
-from regard.attention.grid import crop_grid, pad_grid
-from regard.attention.neighborhood import op, reference
-from regard.attention.neighborhood.reference import Axis
-from regard.errors import ShapeError
+from regard.attention._backend import Backend, choose_backend
+from regard.attention.grid import crop_grid
+from regard.attention.neighborhood import reference
+from regard.attention.neighborhood.arguments import check_window, prepare
+from regard.attention.neighborhood.op import OPERATOR
 
 
 def neighborhood_attention(
@@ -83,16 +81,24 @@ def neighborhood_attention(
         >>> neighborhood_attention(q, k, v, kernel_size=7, dilation=(1, 2)).shape
         torch.Size([1, 14, 14, 2, 16])
     """
-    axes = _check(query, key, value, kernel_size, dilation, stride, is_causal, bias, dropout_p, small_grid)
-    chosen = choose_backend(backend, calls.unsupported_reasons(query, value, dropout_p))
-    scale = checks.scale_of(query, scale)
-    grid = query.shape[1:-2]
-    query, key, value = (pad_grid(tensor, [axis.extent for axis in axes]) for tensor in (query, key, value))
-    if chosen == "fused":
-        out = op.neighborhood_attention(query, key, value, axes, bias, scale)
+    arguments, reasons = prepare(
+        query,
+        key,
+        value,
+        kernel_size,
+        dilation=dilation,
+        stride=stride,
+        is_causal=is_causal,
+        bias=bias,
+        scale=scale,
+        dropout_p=dropout_p,
+        small_grid=small_grid,
+    )
+    if choose_backend(backend, reasons) == "fused":
+        out = OPERATOR(*arguments[:-1])
     else:
-        out = reference.neighborhood_attention(query, key, value, axes, bias, scale, dropout_p)
-    return crop_grid(out, grid)
+        out = reference.neighborhood_attention(*arguments)
+    return crop_grid(out, query.shape[1:-2])
 
 
 def neighborhood_weights(
@@ -117,11 +123,20 @@ def neighborhood_weights(
         >>> neighborhood_weights(q, k, kernel_size=3).shape
         torch.Size([1, 9, 2, 3])
     """
-    axes = _check(query, key, key, kernel_size, dilation, stride, is_causal, bias, 0.0, small_grid)
-    scale = checks.scale_of(query, scale)
-    grid = query.shape[1:-2]
-    query, key = (pad_grid(tensor, [axis.extent for axis in axes]) for tensor in (query, key))
-    return crop_grid(reference.neighborhood_weights(query, key, axes, bias, scale), grid)
+    arguments, _ = prepare(
+        query,
+        key,
+        key,
+        kernel_size,
+        dilation=dilation,
+        stride=stride,
+        is_causal=is_causal,
+        bias=bias,
+        scale=scale,
+        small_grid=small_grid,
+    )
+    weights = reference.neighborhood_weights(arguments.query, arguments.key, *arguments[3:-1])
+    return crop_grid(weights, query.shape[1:-2])
 
 
 def neighborhood_bias_index(
@@ -145,77 +160,5 @@ def neighborhood_bias_index(
         >>> neighborhood_bias_index(3, (5,))[0].tolist()
         [2, 3, 4]
     """
-    axes = check_window(grid, kernel_size, dilation, stride, is_causal, "error")
-    return reference.neighborhood_bias_index(axes, grid, torch.device("cpu"))
-
-
-def unsupported_reasons(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    kernel_size: int | Sequence[int],
-    *,
-    dilation: int | Sequence[int] = 1,
-    stride: int | Sequence[int] = 1,
-    is_causal: bool | Sequence[bool] = False,
-    bias: Tensor | None = None,
-    scale: float | None = None,
-    dropout_p: float = 0.0,
-    small_grid: Literal["error", "pad"] = "error",
-) -> list[str]:
-    """Say why `neighborhood_attention` has no fused kernel for these arguments; empty if it has one."""
-    _check(query, key, value, kernel_size, dilation, stride, is_causal, bias, dropout_p, small_grid)
-    return calls.unsupported_reasons(query, value, dropout_p)
-
-
-def _check(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    kernel_size: int | Sequence[int],
-    dilation: int | Sequence[int],
-    stride: int | Sequence[int],
-    is_causal: bool | Sequence[bool],
-    bias: Tensor | None,
-    dropout_p: float,
-    small_grid: str,
-) -> tuple[Axis, ...]:
-    checks.check_tensors({"query": query, "key": key, "value": value, "bias": bias})
-    checks.check_grid_tensor("query", query, (4, 5, 6), checks.LAYOUT)
-    checks.check_probability("dropout_p", dropout_p)
-    checks.check_shape("key", key, query.shape, "must equal query's shape")
-    checks.check_shape("value", value, (*query.shape[:-1], None), "must equal query's shape but for its last axis")
-    axes = check_window(query.shape[1:-2], kernel_size, dilation, stride, is_causal, small_grid)
-    if bias is not None:
-        table = (query.shape[-2], *(2 * axis.kernel - 1 for axis in axes))
-        checks.check_shape("bias", bias, table, "is [nh, 2 * kernel_size - 1 per axis]")
-    return axes
-
-
-def check_window(
-    grid: Sequence[int],
-    kernel_size: int | Sequence[int],
-    dilation: int | Sequence[int],
-    stride: int | Sequence[int],
-    is_causal: bool | Sequence[bool],
-    small_grid: str,
-) -> tuple[Axis, ...]:
-    """Check the window's options against the grid and gather them per axis."""
-    count = len(checks.check_grid(grid))
-    checks.check_word("small_grid", small_grid, ("error", "pad"))
-    options = zip(
-        checks.per_axis("kernel_size", kernel_size, count, minimum=1),
-        checks.per_axis("dilation", dilation, count, minimum=1),
-        checks.per_axis("stride", stride, count, minimum=1),
-        checks.flags_per_axis("is_causal", is_causal, count),
-        strict=True,
-    )
-    axes = tuple(Axis(kernel, step, run, causal) for kernel, step, run, causal in options)
-    if any(axis.stride > axis.kernel for axis in axes):
-        raise ShapeError(f"stride must be at most kernel_size, got {stride=} and {kernel_size=}")
-    if small_grid == "error" and any(axis.extent > length for axis, length in zip(axes, grid, strict=True)):
-        raise ShapeError(
-            f"kernel_size * dilation must fit the grid {tuple(grid)}, got {kernel_size=} and {dilation=}; "
-            "make them smaller, or pass small_grid='pad'"
-        )
-    return axes
+    window = check_window(grid, kernel_size, dilation, stride, is_causal, "error")
+    return reference.neighborhood_bias_index(reference.window_axes(*window), grid, torch.device("cpu"))

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from regard.attention import checks
-from regard.attention._backend import BackendModule
-from regard.attention._mechanism import Backend, choose_backend
+from regard.attention._backend import Backend, BackendModule
 from regard.attention.grid import crop_grid, pad_grid
-from regard.attention.neighborhood.function import neighborhood_attention
+from regard.attention.neighborhood.function import neighborhood_attention, neighborhood_weights
 from regard.onednn import dense
 
 
@@ -36,7 +35,7 @@ class _NeighborhoodAttention(BackendModule):
         small_grid: Literal["error", "pad"] = "error",
         backend: Backend = None,
     ) -> None:
-        super().__init__()
+        super().__init__(backend)
         self.head_dim = checks.head_dim(dim, num_heads)
         self.num_heads = num_heads
         self.scale = checks.scale_of(torch.empty(0, self.head_dim), scale)
@@ -49,8 +48,6 @@ class _NeighborhoodAttention(BackendModule):
         checks.check_probability("attn_drop", attn_drop)
         self.attn_drop = attn_drop
         checks.check_probability("proj_drop", proj_drop)
-        choose_backend(backend, ())  # checks the word
-        self.backend = backend
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.rpb: nn.Parameter | None
         if rel_pos_bias:
@@ -63,11 +60,7 @@ class _NeighborhoodAttention(BackendModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend over a grid, `[B, *grid, C]` to the same shape."""
-        checks.check_input(x, (self.axes + 2,), f"[B, {self.axes} grid axes, C]", self.qkv.weight)
-        grid = x.shape[1:-1]
-        if self.small_grid == "pad":  # before the projection: a padded key is the projection's bias
-            x = pad_grid(x, [kernel * step for kernel, step in zip(self.kernel_size, self.dilation, strict=True)])
-        query, key, value = dense(self.qkv, x).unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(-3)
+        query, key, value = self._project(x)
         out = neighborhood_attention(
             query,
             key,
@@ -76,16 +69,36 @@ class _NeighborhoodAttention(BackendModule):
             dilation=self.dilation,
             stride=self.stride,
             is_causal=self.is_causal,
-            bias=None if self.rpb is None else self.rpb.to(query.dtype),
+            bias=self._bias(query),
             scale=self.scale,
-            dropout_p=self._dropout_p(),
+            dropout_p=self.attn_drop if self.training else 0.0,
             backend=self.backend,
         )
-        out = dense(self.proj, crop_grid(out, grid).flatten(-2))  # [B, *grid, C]
-        return self.proj_drop(out)
+        return self.proj_drop(dense(self.proj, crop_grid(out, x.shape[1:-1]).flatten(-2)))  # [B, *grid, C]
 
-    def _dropout_p(self) -> float:
-        return self.attn_drop if self.training else 0.0
+    def attention_weights(self, x: Tensor) -> Tensor:
+        """Return the weights that `forward` applies to an input, without dropout; see `neighborhood_weights`."""
+        query, key, _ = self._project(x)
+        weights = neighborhood_weights(
+            query,
+            key,
+            self.kernel_size,
+            dilation=self.dilation,
+            stride=self.stride,
+            is_causal=self.is_causal,
+            bias=self._bias(query),
+            scale=self.scale,
+        )
+        return crop_grid(weights, x.shape[1:-1])
+
+    def _project(self, x: Tensor) -> tuple[Tensor, ...]:
+        checks.check_input(x, (self.axes + 2,), f"[B, {self.axes} grid axes, C]", self.qkv.weight)
+        if self.small_grid == "pad":  # before the projection: a padded key is the projection's bias
+            x = pad_grid(x, [size * step for size, step in zip(self.kernel_size, self.dilation, strict=True)])
+        return dense(self.qkv, x).unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(-3)
+
+    def _bias(self, query: Tensor) -> Tensor | None:
+        return None if self.rpb is None else self.rpb.to(query.dtype)
 
     def extra_repr(self) -> str:
         """Name what the parameters' shapes do not tell."""

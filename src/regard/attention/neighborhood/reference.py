@@ -23,36 +23,72 @@ class Axis(NamedTuple):
     stride: int
     is_causal: bool
 
-    @property
-    def extent(self) -> int:
-        """The shortest axis that holds the window."""
-        return self.kernel * self.dilation
+
+class Arguments(NamedTuple):
+    """Checked arguments, in the order of the reference and the operator; the grid holds the window."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    kernel_size: tuple[int, ...]
+    dilation: tuple[int, ...]
+    stride: tuple[int, ...]
+    is_causal: tuple[bool, ...]
+    bias: Tensor | None
+    scale: float
+    dropout_p: float
 
 
 def neighborhood_attention(
-    query: Tensor, key: Tensor, value: Tensor, axes: Sequence[Axis], bias: Tensor | None, scale: float, dropout_p: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    kernel_size: Sequence[int],
+    dilation: Sequence[int],
+    stride: Sequence[int],
+    is_causal: Sequence[bool],
+    bias: Tensor | None,
+    scale: float,
+    dropout_p: float = 0.0,
 ) -> Tensor:
-    """Attend to the neighborhood of every grid position."""
-    weights = neighborhood_weights(query, key, axes, bias, scale)
-    values = gather_neighbors(value, axes)
-    return (dropout(weights, dropout_p).unsqueeze(-2) @ values).squeeze(-2)  # [B, *grid, nh, hd]
+    """Attend to the neighborhood of every grid position, `[B, *grid, nh, hd_v]`."""
+    weights = neighborhood_weights(query, key, kernel_size, dilation, stride, is_causal, bias, scale)
+    values = gather_neighbors(value, window_axes(kernel_size, dilation, stride, is_causal))
+    return (dropout(weights, dropout_p).unsqueeze(-2) @ values).squeeze(-2)
 
 
-def neighborhood_weights(query: Tensor, key: Tensor, axes: Sequence[Axis], bias: Tensor | None, scale: float) -> Tensor:
-    """Return the softmax over every query's neighborhood; positions that a causal axis hides weigh 0."""
+def neighborhood_weights(
+    query: Tensor,
+    key: Tensor,
+    kernel_size: Sequence[int],
+    dilation: Sequence[int],
+    stride: Sequence[int],
+    is_causal: Sequence[bool],
+    bias: Tensor | None,
+    scale: float,
+) -> Tensor:
+    """Return the softmax over every query's neighborhood, `[B, *grid, nh, K]`; hidden positions weigh 0."""
+    axes = window_axes(kernel_size, dilation, stride, is_causal)
     grid = query.shape[1:-2]
     keys = gather_neighbors(key, axes)
-    logits = ((query * scale).unsqueeze(-2) @ keys.transpose(-2, -1)).squeeze(-2)  # [B, *grid, nh, K]
+    logits = ((query * scale).unsqueeze(-2) @ keys.transpose(-2, -1)).squeeze(-2)
     if bias is not None:
         index = neighborhood_bias_index(axes, grid, query.device)
         logits = logits + bias.flatten(1)[:, index].movedim(0, -2)  # [*grid, nh, K]
-    if any(axis.is_causal for axis in axes):
+    if any(is_causal):
         logits = logits.masked_fill(~visible(axes, grid, query.device), -torch.inf)
     return logits.softmax(-1)
 
 
+def window_axes(
+    kernel_size: Sequence[int], dilation: Sequence[int], stride: Sequence[int], is_causal: Sequence[bool]
+) -> tuple[Axis, ...]:
+    """Gather a window's options per axis."""
+    return tuple(map(Axis, kernel_size, dilation, stride, is_causal))
+
+
 def gather_neighbors(tensor: Tensor, axes: Sequence[Axis]) -> Tensor:
-    """Bring every position's neighbors together: `[B, *grid, nh, hd]` to `[B, *grid, nh, K, hd]`."""
+    """Gather every position's neighbors: `[B, *grid, nh, hd]` to `[B, *grid, nh, K, hd]`."""
     for dim, axis in zip(range(1, 2 * len(axes), 2), axes, strict=True):  # the axes before dim have become two
         index, _ = axis_neighbors(axis, tensor.shape[dim], tensor.device)
         tensor = tensor.index_select(dim, index.flatten()).unflatten(dim, index.shape)
@@ -72,7 +108,7 @@ def neighborhood_bias_index(axes: Sequence[Axis], grid: Sequence[int], device: t
 
 
 def visible(axes: Sequence[Axis], grid: Sequence[int], device: torch.device) -> Tensor:
-    """Tell which neighbors a query may see: on causal axes those at or before it, `[*grid, 1, K]`."""
+    """Return which neighbors a query sees: on causal axes those at or before it, `[*grid, 1, K]`."""
     seen = torch.ones((), dtype=torch.bool, device=device)
     for dim, (axis, length) in enumerate(zip(axes, grid, strict=True)):
         _, offset = axis_neighbors(axis, length, device)

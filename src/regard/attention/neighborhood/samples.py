@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from regard.attention._mechanism import Sample
+from regard.attention._mechanism import ModuleSample, Sample
+from regard.attention.neighborhood.module import (
+    NeighborhoodAttention1d,
+    NeighborhoodAttention2d,
+    NeighborhoodAttention3d,
+)
 
 
 def _sample(
@@ -50,4 +55,10 @@ SAMPLES = (
     _sample("batch_1_head_1", (4, 4), 3, batch=1, num_heads=1, head_dim=1, value_dim=1),
     _sample("logits_1e4", (5, 5), 3, logits=1e4),
     _sample("scale_0", (5, 5), 3, scale=0.0),
+)
+
+MODULES = (
+    ModuleSample(NeighborhoodAttention1d, {"dim": 8, "num_heads": 2, "kernel_size": 3}, (1, 5, 8)),
+    ModuleSample(NeighborhoodAttention2d, {"dim": 8, "num_heads": 2, "kernel_size": 3}, (1, 4, 4, 8)),
+    ModuleSample(NeighborhoodAttention3d, {"dim": 8, "num_heads": 2, "kernel_size": 2}, (1, 2, 3, 3, 8)),
 )

@@ -6,13 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from regard.attention import checks
-from regard.attention._mechanism import Backend, choose_backend
-from regard.attention._native import calls
-from regard.attention.separable import op, reference
-from regard.errors import ShapeError
-
-LAYOUT = "[B, *grid, C] with a grid of 1, 2 or 3 axes"
+from regard.attention._backend import Backend, choose_backend
+from regard.attention.separable import reference
+from regard.attention.separable.arguments import prepare
+from regard.attention.separable.op import OPERATOR
 
 
 def separable_attention(
@@ -66,10 +63,10 @@ def separable_attention(
         >>> separable_attention(scores, k, v, patch_size=2).shape
         torch.Size([1, 16, 16, 32])
     """
-    patch = _check(query, key, value, patch_size, dropout_p)
-    if choose_backend(backend, calls.native_reasons(key, dropout_p)) == "fused":
-        return op.separable_attention(query, key, value, patch)
-    return reference.separable_attention(query, key, value, patch, dropout_p)
+    arguments, reasons = prepare(query, key, value, patch_size=patch_size, dropout_p=dropout_p)
+    if choose_backend(backend, reasons) == "fused":
+        return OPERATOR(*arguments[:-1])
+    return reference.separable_attention(*arguments)
 
 
 def separable_weights(query: Tensor, *, patch_size: int | Sequence[int] = 1) -> Tensor:
@@ -83,32 +80,5 @@ def separable_weights(query: Tensor, *, patch_size: int | Sequence[int] = 1) -> 
         >>> separable_weights(torch.zeros(1, 4, 6, 1), patch_size=2)[0, 0, 0]
         tensor(0.1667)
     """
-    return reference.separable_weights(query, _check(query, query, query, patch_size, 0.0))
-
-
-def unsupported_reasons(
-    query: Tensor, key: Tensor, value: Tensor, *, patch_size: int | Sequence[int] = 1, dropout_p: float = 0.0
-) -> list[str]:
-    """Say why `separable_attention` has no fused kernel for these arguments; empty if it has one."""
-    _check(query, key, value, patch_size, dropout_p)
-    return calls.native_reasons(key, dropout_p)
-
-
-def _check(
-    query: Tensor, key: Tensor, value: Tensor, patch_size: int | Sequence[int], dropout_p: float
-) -> tuple[int, ...]:
-    checks.check_tensors({"query": query, "key": key, "value": value})
-    checks.check_grid_tensor("key", key, (3, 4, 5), LAYOUT)
-    checks.check_probability("dropout_p", dropout_p)
-    batch, *grid, channels = key.shape
-    checks.check_shape("query", query, (batch, *grid, 1), "holds one score for every position of key")
-    shared = (batch, *(None for _ in grid), channels)
-    checks.check_shape("value", value, shared, "must have key's batch, number of grid axes and channels")
-    patch = checks.per_axis("patch_size", patch_size, len(grid), minimum=1)
-    for name, tensor in (("key", key), ("value", value)):
-        if any(length % size for length, size in zip(tensor.shape[1:-1], patch, strict=True)):
-            raise ShapeError(
-                f"patch_size must divide the grid of {name} {tuple(tensor.shape[1:-1])}, got {patch_size}; resize the "
-                "feature map to a multiple of it first, as MobileViTv2 does"
-            )
-    return patch
+    arguments, _ = prepare(query, query, query, patch_size=patch_size)
+    return reference.separable_weights(query, arguments.patch_size)

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from regard.attention import checks
-from regard.attention._backend import BackendModule
-from regard.attention._mechanism import Backend, choose_backend
-from regard.attention.separable.function import LAYOUT, separable_attention
+from regard.attention._backend import Backend, BackendModule
+from regard.attention.separable.function import separable_attention
 from regard.onednn import EvenLinear, dense
 
 
@@ -46,14 +45,12 @@ class SeparableAttention(BackendModule):
         proj_drop: float = 0.0,
         backend: Backend = None,
     ) -> None:
-        super().__init__()
+        super().__init__(backend)
         self.dim = checks.whole("dim", dim)
         self.patch_size = patch_size
         checks.check_probability("attn_drop", attn_drop)
         self.attn_drop = attn_drop
         checks.check_probability("proj_drop", proj_drop)
-        choose_backend(backend, ())  # checks the word
-        self.backend = backend
         self.qkv_proj = EvenLinear(dim, 1 + 2 * dim, bias=qkv_bias)
         self.out_proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
@@ -66,11 +63,11 @@ class SeparableAttention(BackendModule):
             x: the tokens; in cross-attention they are the values.
             x_prev: `[B, *grid_prev, C]`, the tokens that are scored and pooled in cross-attention.
         """
-        checks.check_input(x, (3, 4, 5), LAYOUT, self.qkv_proj.weight)
+        checks.check_input(x, (3, 4, 5), checks.TOKEN_LAYOUT, self.qkv_proj.weight)
         if x_prev is None:
             query, key, value = dense(self.qkv_proj, x).split([1, self.dim, self.dim], -1)
         else:
-            checks.check_input(x_prev, (3, 4, 5), LAYOUT, self.qkv_proj.weight)
+            checks.check_input(x_prev, (3, 4, 5), checks.TOKEN_LAYOUT, self.qkv_proj.weight)
             query, key, value = self._project_two(x, x_prev)
         out = separable_attention(
             query,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from regard.attention._mechanism import Sample
+from regard.attention._mechanism import ModuleSample, Sample
+from regard.attention.separable.module import SeparableAttention
 
 
 def _sample(
@@ -40,3 +41,5 @@ SAMPLES = (
     _sample("batch_1_channel_1", (12, 8), batch=1, channels=1, patch_size=2),
     _sample("logits_1e4", (4, 6), patch_size=2, logits=1e4),
 )
+
+MODULES = (ModuleSample(SeparableAttention, {"dim": 8}, (1, 4, 8)),)

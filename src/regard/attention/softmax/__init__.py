@@ -1,16 +1,18 @@
 """Softmax attention (Transformer, ViT; CaiT's class attention): every query sees every key."""
 
 from regard.attention._mechanism import Mechanism
-from regard.attention.softmax.function import softmax_attention, softmax_weights, unsupported_reasons
+from regard.attention.softmax.arguments import prepare
+from regard.attention.softmax.function import softmax_attention, softmax_weights
 from regard.attention.softmax.module import Attention, ClassAttention
-from regard.attention.softmax.samples import SAMPLES
+from regard.attention.softmax.samples import MODULES, SAMPLES
 
 MECHANISM = Mechanism(
     name="softmax",
     function=softmax_attention,
     weights=softmax_weights,
-    unsupported_reasons=unsupported_reasons,
-    modules=(Attention, ClassAttention),
+    prepare=prepare,
+    operator=None,
+    module_samples=MODULES,
     samples=SAMPLES,
     origin="Transformer, ViT, CaiT",
     paper="1706.03762",
@@ -23,5 +25,4 @@ __all__ = [
     "ClassAttention",
     "softmax_attention",
     "softmax_weights",
-    "unsupported_reasons",
 ]

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 
-from regard.attention import checks
-from regard.attention._mechanism import Backend, choose_backend
+from regard.attention._backend import Backend, choose_backend
 from regard.attention.softmax import reference, sdpa
-from regard.errors import ShapeError
+from regard.attention.softmax.arguments import prepare
 
 
 def softmax_attention(
@@ -72,11 +69,19 @@ def softmax_attention(
         >>> softmax_attention(class_token, k, v).shape
         torch.Size([1, 1, 2, 16])
     """
-    _check(query, key, value, bias, relative_key, relative_value, dropout_p)
-    scale = checks.scale_of(query, scale)
-    if choose_backend(backend, _reasons(relative_key, relative_value)) == "fused":
-        return sdpa.softmax_attention(query, key, value, bias, scale, dropout_p)
-    return reference.softmax_attention(query, key, value, bias, relative_key, relative_value, scale, dropout_p)
+    arguments, reasons = prepare(
+        query,
+        key,
+        value,
+        bias=bias,
+        relative_key=relative_key,
+        relative_value=relative_value,
+        scale=scale,
+        dropout_p=dropout_p,
+    )
+    if choose_backend(backend, reasons) == "fused":
+        return sdpa.softmax_attention(query, key, value, bias, arguments.scale, dropout_p)
+    return reference.softmax_attention(*arguments)
 
 
 def softmax_weights(
@@ -98,71 +103,5 @@ def softmax_weights(
         >>> softmax_weights(q, k).shape
         torch.Size([1, 2, 9, 9])
     """
-    _check(query, key, key, bias, relative_key, None, 0.0)
-    scale = checks.scale_of(query, scale)
-    return reference.softmax_weights(query, key, bias, relative_key, scale)
-
-
-def unsupported_reasons(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *,
-    bias: Tensor | None = None,
-    relative_key: Tensor | None = None,
-    relative_value: Tensor | None = None,
-    scale: float | None = None,
-    dropout_p: float = 0.0,
-) -> list[str]:
-    """Say why `softmax_attention` has no fused kernel for these arguments; empty if it has one."""
-    _check(query, key, value, bias, relative_key, relative_value, dropout_p)
-    return _reasons(relative_key, relative_value)
-
-
-def _reasons(relative_key: Tensor | None, relative_value: Tensor | None) -> list[str]:
-    tables = {"relative_key": relative_key, "relative_value": relative_value}
-    return [f"{name} is given, and the fused kernels take none" for name, table in tables.items() if table is not None]
-
-
-def _check(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    bias: Tensor | None,
-    relative_key: Tensor | None,
-    relative_value: Tensor | None,
-    dropout_p: float,
-) -> None:
-    tensors = {"query": query, "key": key, "value": value, "bias": bias}
-    checks.check_tensors({**tensors, "relative_key": relative_key, "relative_value": relative_value})
-    checks.check_query_key(query, key)
-    checks.check_shape("value", value, (*key.shape[:-1], None), "must equal key's shape but for its last axis")
-    checks.check_probability("dropout_p", dropout_p)
-    if bias is not None:
-        batch, *queries, heads, _ = query.shape
-        _check_bias(bias, (batch, heads, math.prod(queries), math.prod(key.shape[1:-2])))
-    if relative_key is not None:
-        _check_relative("relative_key", relative_key, query, key, query.shape[-1])
-    if relative_value is not None:
-        _check_relative("relative_value", relative_value, query, key, value.shape[-1])
-
-
-def _check_bias(bias: Tensor, target: tuple[int, int, int, int]) -> None:
-    fits = zip(reversed(bias.shape), reversed(target), strict=False)
-    if bias.ndim not in (2, 3, 4) or any(got not in (1, want) for got, want in fits):
-        raise ShapeError(
-            f"bias must broadcast to [B, nh, N, M] = {checks.shape(target)}, got {checks.shape(bias)}; "
-            "every axis is that size or 1, and B and nh may be left out"
-        )
-
-
-def _check_relative(name: str, table: Tensor, query: Tensor, key: Tensor, width: int) -> None:
-    grid, keys = query.shape[1:-2], key.shape[1:-2]
-    if grid != keys:
-        raise ShapeError(
-            f"{name} needs query and key on the same grid, got {checks.shape(grid)} and {checks.shape(keys)}; "
-            "leave it out"
-        )
-    checks.check_shape(name, table, (len(grid), None, width), "is [grid axes, 2 * k + 1, head dim]")
-    if table.shape[1] % 2 == 0:
-        raise ShapeError(f"{name} must have an odd number 2 * k + 1 of rows, got {table.shape[1]}; add or drop one")
+    arguments, _ = prepare(query, key, key, bias=bias, relative_key=relative_key, scale=scale)
+    return reference.softmax_weights(query, key, bias, relative_key, arguments.scale)

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.attention import checks
-from regard.attention._backend import BackendModule
-from regard.attention._mechanism import Backend, choose_backend
+from regard.attention._backend import Backend, BackendModule
 from regard.attention.softmax.function import softmax_attention
 from regard.errors import ShapeError
 from regard.onednn import dense
@@ -59,14 +58,12 @@ class Attention(BackendModule):
         proj_drop: float = 0.0,
         backend: Backend = None,
     ) -> None:
-        super().__init__()
+        super().__init__(backend)
         self.head_dim = checks.head_dim(dim, num_heads)
         self.num_heads = num_heads
         checks.check_probability("attn_drop", attn_drop)
         self.attn_drop = attn_drop
         checks.check_probability("proj_drop", proj_drop)
-        choose_backend(backend, ())  # checks the word
-        self.backend = backend
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.qk_norm = qk_norm
         self.q_norm = norm_layer(self.head_dim) if qk_norm else nn.Identity()
@@ -131,14 +128,12 @@ class ClassAttention(BackendModule):
         proj_drop: float = 0.0,
         backend: Backend = None,
     ) -> None:
-        super().__init__()
+        super().__init__(backend)
         self.head_dim = checks.head_dim(dim, num_heads)
         self.num_heads = num_heads
         checks.check_probability("attn_drop", attn_drop)
         self.attn_drop = attn_drop
         checks.check_probability("proj_drop", proj_drop)
-        choose_backend(backend, ())  # checks the word
-        self.backend = backend
         self.q = nn.Linear(dim, dim, bias=qkv_bias)
         self.k = nn.Linear(dim, dim, bias=qkv_bias)
         self.v = nn.Linear(dim, dim, bias=qkv_bias)

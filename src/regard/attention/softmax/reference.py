@@ -8,10 +8,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import dropout
+
+
+class Arguments(NamedTuple):
+    """Checked arguments, in the order of the reference."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    bias: Tensor | None
+    relative_key: Tensor | None
+    relative_value: Tensor | None
+    scale: float
+    dropout_p: float
 
 
 def softmax_attention(
@@ -22,9 +36,9 @@ def softmax_attention(
     relative_key: Tensor | None,
     relative_value: Tensor | None,
     scale: float,
-    dropout_p: float,
+    dropout_p: float = 0.0,
 ) -> Tensor:
-    """Attend from every token to all tokens."""
+    """Attend from every token to all tokens, `[B, *grid, nh, hd_v]`."""
     grid = query.shape[1:-2]
     weights = dropout(softmax_weights(query, key, bias, relative_key, scale), dropout_p)
     out = weights @ _tokens(value)  # [B, nh, N, hd]

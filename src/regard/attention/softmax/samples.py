@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from regard.attention._mechanism import Sample
+from regard.attention._mechanism import ModuleSample, Sample
+from regard.attention.softmax.module import Attention, ClassAttention
 
 
 def _sample(
@@ -58,4 +59,9 @@ SAMPLES = (
     _sample("logits_1e4", (4, 4), bias=(2, 16, 16), logits=1e4),
     _sample("logits_1e4_shaw", (7,), key_distance=2, logits=1e4),
     _sample("scale_0", (4, 4), bias=(2, 16, 16), scale=0.0),
+)
+
+MODULES = (
+    ModuleSample(Attention, {"dim": 8, "num_heads": 2}, (1, 4, 8)),
+    ModuleSample(ClassAttention, {"dim": 8, "num_heads": 2}, (1, 4, 8)),
 )

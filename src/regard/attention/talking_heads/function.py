@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from regard.attention import checks
-from regard.attention._mechanism import Backend, choose_backend
-from regard.attention._native import calls
-from regard.attention.talking_heads import op, reference
+from regard.attention._backend import Backend, choose_backend
+from regard.attention.talking_heads import reference
+from regard.attention.talking_heads.arguments import prepare
+from regard.attention.talking_heads.op import OPERATOR
 
 
 def talking_heads_attention(
@@ -70,13 +70,20 @@ def talking_heads_attention(
         >>> talking_heads_attention(q, k, v, torch.randn(4, 6), torch.randn(2, 4)).shape
         torch.Size([1, 7, 7, 2, 16])
     """
-    _check(query, key, value, logits_mix, weights_mix, logits_bias, weights_bias, dropout_p)
-    scale = checks.scale_of(query, scale)
-    if choose_backend(backend, calls.unsupported_reasons(query, value, dropout_p)) == "fused":
-        return op.talking_heads_attention(query, key, value, logits_mix, weights_mix, logits_bias, weights_bias, scale)
-    return reference.talking_heads_attention(
-        query, key, value, logits_mix, weights_mix, logits_bias, weights_bias, scale, dropout_p
+    arguments, reasons = prepare(
+        query,
+        key,
+        value,
+        logits_mix,
+        weights_mix,
+        logits_bias=logits_bias,
+        weights_bias=weights_bias,
+        scale=scale,
+        dropout_p=dropout_p,
     )
+    if choose_backend(backend, reasons) == "fused":
+        return OPERATOR(*arguments[:-1])
+    return reference.talking_heads_attention(*arguments)
 
 
 def talking_heads_weights(
@@ -101,49 +108,7 @@ def talking_heads_weights(
         >>> talking_heads_weights(q, k, torch.randn(4, 4), torch.randn(4, 4)).shape
         torch.Size([1, 4, 9, 9])
     """
-    _check(query, key, None, logits_mix, weights_mix, logits_bias, weights_bias, 0.0)
-    scale = checks.scale_of(query, scale)
-    return reference.talking_heads_weights(query, key, logits_mix, weights_mix, logits_bias, weights_bias, scale)
-
-
-def unsupported_reasons(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    logits_mix: Tensor,
-    weights_mix: Tensor,
-    *,
-    logits_bias: Tensor | None = None,
-    weights_bias: Tensor | None = None,
-    scale: float | None = None,
-    dropout_p: float = 0.0,
-) -> list[str]:
-    """Say why `talking_heads_attention` has no fused kernel for these arguments; empty if it has one."""
-    _check(query, key, value, logits_mix, weights_mix, logits_bias, weights_bias, dropout_p)
-    return calls.unsupported_reasons(query, value, dropout_p)
-
-
-def _check(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor | None,
-    logits_mix: Tensor,
-    weights_mix: Tensor,
-    logits_bias: Tensor | None,
-    weights_bias: Tensor | None,
-    dropout_p: float,
-) -> None:
-    tensors = {"query": query, "key": key, "value": value, "logits_mix": logits_mix, "weights_mix": weights_mix}
-    checks.check_tensors({**tensors, "logits_bias": logits_bias, "weights_bias": weights_bias})
-    checks.check_query_key(query, key)
-    checks.check_shape("logits_mix", logits_mix, (None, query.shape[-2]), "is [softmax heads, query's heads]")
-    checks.check_shape("weights_mix", weights_mix, (None, logits_mix.shape[0]), "is [value's heads, softmax heads]")
-    heads, value_heads = logits_mix.shape[0], weights_mix.shape[0]
-    if value is not None:
-        expected = (*key.shape[:-2], value_heads, None)
-        checks.check_shape("value", value, expected, "must have key's batch and grid, and weights_mix's heads")
-    if logits_bias is not None:
-        checks.check_shape("logits_bias", logits_bias, (heads,), "is [softmax heads]")
-    if weights_bias is not None:
-        checks.check_shape("weights_bias", weights_bias, (value_heads,), "is [value's heads]")
-    checks.check_probability("dropout_p", dropout_p)
+    arguments, _ = prepare(
+        query, key, None, logits_mix, weights_mix, logits_bias=logits_bias, weights_bias=weights_bias, scale=scale
+    )
+    return reference.talking_heads_weights(arguments.query, arguments.key, *arguments[3:-1])

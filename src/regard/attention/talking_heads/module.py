@@ -5,8 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from regard.attention import checks
-from regard.attention._backend import BackendModule
-from regard.attention._mechanism import Backend, choose_backend
+from regard.attention._backend import Backend, BackendModule
 from regard.attention.talking_heads.function import talking_heads_attention
 from regard.onednn import dense
 
@@ -48,7 +47,7 @@ class TalkingHeadsAttention(BackendModule):
         proj_drop: float = 0.0,
         backend: Backend = None,
     ) -> None:
-        super().__init__()
+        super().__init__(backend)
         self.head_dim = checks.head_dim(dim, num_heads)
         self.num_heads = num_heads
         self.num_heads_qk = num_heads if num_heads_qk is None else num_heads_qk
@@ -58,8 +57,6 @@ class TalkingHeadsAttention(BackendModule):
         checks.check_probability("attn_drop", attn_drop)
         self.attn_drop = attn_drop
         checks.check_probability("proj_drop", proj_drop)
-        choose_backend(backend, ())  # checks the word
-        self.backend = backend
         self.qkv = nn.Linear(dim, (2 * self.num_heads_qk + self.num_heads_v) * self.head_dim, bias=qkv_bias)
         self.proj_l = nn.Linear(self.num_heads_qk, num_heads, bias=mix_bias)
         self.proj_w = nn.Linear(num_heads, self.num_heads_v, bias=mix_bias)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from regard.attention._mechanism import Sample
+from regard.attention._mechanism import ModuleSample, Sample
+from regard.attention.talking_heads.module import TalkingHeadsAttention
 
 
 def _sample(
@@ -50,3 +51,5 @@ SAMPLES = (
     _sample("logits_1e4", (4, 4), logits=1e4),
     _sample("scale_0", (3, 4), scale=0.0),
 )
+
+MODULES = (ModuleSample(TalkingHeadsAttention, {"dim": 8, "num_heads": 2}, (1, 4, 8)),)

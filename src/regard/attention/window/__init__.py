@@ -1,32 +1,23 @@
 """Window attention (Swin): every query sees the tokens of its window, shifted or not."""
 
 from regard.attention._mechanism import Mechanism
-from regard.attention.window.function import (
-    unsupported_reasons,
-    window_attention,
-    window_bias_index,
-    window_weights,
-)
+from regard.attention.window.arguments import prepare
+from regard.attention.window.function import window_attention, window_bias_index, window_weights
 from regard.attention.window.module import WindowAttention
-from regard.attention.window.samples import SAMPLES
+from regard.attention.window.op import OPERATOR
+from regard.attention.window.samples import MODULES, SAMPLES
 
 MECHANISM = Mechanism(
     name="window",
     function=window_attention,
     weights=window_weights,
-    unsupported_reasons=unsupported_reasons,
-    modules=(WindowAttention,),
+    prepare=prepare,
+    operator=OPERATOR,
+    module_samples=MODULES,
     samples=SAMPLES,
     origin="Swin",
     paper="2103.14030",
     summary="the tokens of its window, shifted or not, with relative bias",
 )
 
-__all__ = [
-    "MECHANISM",
-    "WindowAttention",
-    "unsupported_reasons",
-    "window_attention",
-    "window_bias_index",
-    "window_weights",
-]
+__all__ = ["MECHANISM", "WindowAttention", "window_attention", "window_bias_index", "window_weights"]

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from regard.attention import checks
-from regard.attention._mechanism import Backend, choose_backend
-from regard.attention.grid import crop_grid, pad_grid
-from regard.attention.window import op, reference
-from regard.errors import ShapeError
+from regard.attention._backend import Backend, choose_backend
+from regard.attention.grid import crop_grid
+from regard.attention.window import reference
+from regard.attention.window.arguments import prepare
+from regard.attention.window.op import OPERATOR
 
 
 def window_attention(
@@ -75,16 +76,22 @@ def window_attention(
         >>> window_attention(q, k, v, window_size=7, shift_size=3).shape
         torch.Size([1, 14, 14, 2, 16])
     """
-    window, shift = _check(query, key, value, window_size, shift_size, bias, dropout_p, small_grid)
-    chosen = choose_backend(backend, op.unsupported_reasons(query, value, window, dropout_p))
-    scale = checks.scale_of(query, scale)
-    grid = query.shape[1:-2]
-    query, key, value = (pad_grid(tensor, whole_windows(grid, window)) for tensor in (query, key, value))
-    if chosen == "fused":
-        out = op.window_attention(query, key, value, window, shift, bias, scale)
+    arguments, reasons = prepare(
+        query,
+        key,
+        value,
+        window_size,
+        shift_size=shift_size,
+        bias=bias,
+        scale=scale,
+        dropout_p=dropout_p,
+        small_grid=small_grid,
+    )
+    if choose_backend(backend, reasons) == "fused":
+        out = OPERATOR(*arguments[:-1])
     else:
-        out = reference.window_attention(query, key, value, window, shift, bias, scale, dropout_p)
-    return crop_grid(out, grid)
+        out = reference.window_attention(*arguments)
+    return crop_grid(out, query.shape[1:-2])
 
 
 def window_weights(
@@ -108,10 +115,10 @@ def window_weights(
         >>> window_weights(q, k, window_size=7).shape
         torch.Size([1, 2, 2, 2, 49, 49])
     """
-    window, shift = _check(query, key, key, window_size, shift_size, bias, 0.0, small_grid)
-    scale = checks.scale_of(query, scale)
-    padded = whole_windows(query.shape[1:-2], window)
-    return reference.window_weights(pad_grid(query, padded), pad_grid(key, padded), window, shift, bias, scale)
+    arguments, _ = prepare(
+        query, key, key, window_size, shift_size=shift_size, bias=bias, scale=scale, small_grid=small_grid
+    )
+    return reference.window_weights(arguments.query, arguments.key, *arguments[3:-1])
 
 
 def window_bias_index(window_size: Sequence[int]) -> Tensor:
@@ -132,72 +139,3 @@ def window_bias_index(window_size: Sequence[int]) -> Tensor:
     """
     window = checks.check_grid(window_size)
     return reference.window_bias_index(window, torch.device("cpu"))
-
-
-def unsupported_reasons(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    window_size: int | Sequence[int],
-    *,
-    shift_size: int | Sequence[int] = 0,
-    bias: Tensor | None = None,
-    scale: float | None = None,
-    dropout_p: float = 0.0,
-    small_grid: Literal["error", "pad"] = "error",
-) -> list[str]:
-    """Say why `window_attention` has no fused kernel for these arguments; empty if it has one."""
-    window, _ = _check(query, key, value, window_size, shift_size, bias, dropout_p, small_grid)
-    return op.unsupported_reasons(query, value, window, dropout_p)
-
-
-def whole_windows(grid: Sequence[int], window: Sequence[int]) -> list[int]:
-    """Round a grid up to whole windows."""
-    return [-(-length // size) * size for length, size in zip(grid, window, strict=True)]
-
-
-def _check(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    window_size: int | Sequence[int],
-    shift_size: int | Sequence[int],
-    bias: Tensor | None,
-    dropout_p: float,
-    small_grid: str,
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    checks.check_tensors({"query": query, "key": key, "value": value, "bias": bias})
-    checks.check_grid_tensor("query", query, (4, 5, 6), checks.LAYOUT)
-    checks.check_probability("dropout_p", dropout_p)
-    checks.check_shape("key", key, query.shape, "must equal query's shape")
-    checks.check_shape("value", value, (*query.shape[:-1], None), "must equal query's shape but for its last axis")
-    grid = query.shape[1:-2]
-    window, shift = check_window(len(grid), window_size, shift_size)
-    check_small_grid(grid, window, small_grid)
-    if bias is not None:
-        table = (query.shape[-2], *(2 * size - 1 for size in window))
-        checks.check_shape("bias", bias, table, "is [nh, 2 * window_size - 1 per axis]")
-    return window, shift
-
-
-def check_window(
-    axes: int, window_size: int | Sequence[int], shift_size: int | Sequence[int]
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Check window and shift against one another and expand them per axis."""
-    window = checks.per_axis("window_size", window_size, axes, minimum=1)
-    shift = checks.per_axis("shift_size", shift_size, axes)
-    if any(step >= size for step, size in zip(shift, window, strict=True)):
-        raise ShapeError(
-            f"shift_size must be less than window_size, got {shift_size=} and {window_size=}; use 0 for none"
-        )
-    return window, shift
-
-
-def check_small_grid(grid: Sequence[int], window: Sequence[int], small_grid: str) -> None:
-    """Check that every axis holds a window, or that the caller wants it padded."""
-    checks.check_word("small_grid", small_grid, ("error", "pad"))
-    if small_grid == "error" and any(size > length for size, length in zip(window, grid, strict=True)):
-        raise ShapeError(
-            f"window_size must fit the grid {tuple(grid)}, got {tuple(window)}; "
-            "make it smaller, or pass small_grid='pad'"
-        )

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from regard.attention import checks
-from regard.attention._backend import BackendModule
-from regard.attention._mechanism import Backend, choose_backend
-from regard.attention.grid import crop_grid, pad_grid
-from regard.attention.window.function import check_small_grid, check_window, whole_windows, window_attention
+from regard.attention._backend import Backend, BackendModule
+from regard.attention.grid import crop_grid, pad_grid, whole_windows
+from regard.attention.window.arguments import check_small_grid, check_window
+from regard.attention.window.function import window_attention, window_weights
 from regard.onednn import dense
 
 
@@ -57,7 +57,7 @@ class WindowAttention(BackendModule):
         small_grid: Literal["error", "pad"] = "error",
         backend: Backend = None,
     ) -> None:
-        super().__init__()
+        super().__init__(backend)
         axes = len(checks.check_grid(window_size)) if isinstance(window_size, Sequence) else 2
         self.head_dim = checks.head_dim(dim, num_heads)
         self.num_heads = num_heads
@@ -67,8 +67,6 @@ class WindowAttention(BackendModule):
         checks.check_probability("attn_drop", attn_drop)
         self.attn_drop = attn_drop
         checks.check_probability("proj_drop", proj_drop)
-        choose_backend(backend, ())  # checks the word
-        self.backend = backend
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         offsets = math.prod(2 * size - 1 for size in self.window_size)
         self.relative_position_bias_table = nn.Parameter(torch.empty(offsets, num_heads))
@@ -78,12 +76,7 @@ class WindowAttention(BackendModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend over a grid, `[B, *grid, C]` to the same shape."""
-        axes = len(self.window_size)
-        checks.check_input(x, (axes + 2,), f"[B, {axes} grid axes, C]", self.qkv.weight)
-        grid = x.shape[1:-1]
-        check_small_grid(grid, self.window_size, self.small_grid)
-        x = pad_grid(x, whole_windows(grid, self.window_size))  # before the projection: a padded key is its bias
-        query, key, value = dense(self.qkv, x).unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(-3)
+        query, key, value = self._project(x)
         out = window_attention(
             query,
             key,
@@ -94,11 +87,23 @@ class WindowAttention(BackendModule):
             dropout_p=self.attn_drop if self.training else 0.0,
             backend=self.backend,
         )
-        out = dense(self.proj, crop_grid(out, grid).flatten(-2))  # [B, *grid, C]
-        return self.proj_drop(out)
+        return self.proj_drop(dense(self.proj, crop_grid(out, x.shape[1:-1]).flatten(-2)))  # [B, *grid, C]
+
+    def attention_weights(self, x: Tensor) -> Tensor:
+        """Return the weights that `forward` applies to an input, without dropout; see `window_weights`."""
+        query, key, _ = self._project(x)
+        bias = self.relative_bias().to(query.dtype)
+        return window_weights(query, key, self.window_size, shift_size=self.shift_size, bias=bias)
+
+    def _project(self, x: Tensor) -> tuple[Tensor, ...]:
+        axes = len(self.window_size)
+        checks.check_input(x, (axes + 2,), f"[B, {axes} grid axes, C]", self.qkv.weight)
+        check_small_grid(x.shape[1:-1], self.window_size, self.small_grid)
+        x = pad_grid(x, whole_windows(x.shape[1:-1], self.window_size))  # a padded key is the projection's bias
+        return dense(self.qkv, x).unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(-3)
 
     def relative_bias(self) -> Tensor:
-        """Turn Swin's table, query minus key, into the `bias` of `window_attention`, `[nh, 2 * w - 1, ...]`."""
+        """Convert Swin's table, query minus key, to the `bias` of `window_attention`, `[nh, 2 * w - 1, ...]`."""
         table = self.relative_position_bias_table.unflatten(0, [2 * size - 1 for size in self.window_size])
         return table.movedim(-1, 0).flip(list(range(1, table.ndim)))
 

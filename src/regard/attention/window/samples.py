@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from regard.attention._mechanism import Sample
+from regard.attention._mechanism import ModuleSample, Sample
+from regard.attention.window.module import WindowAttention
 
 
 def _sample(
@@ -53,3 +54,5 @@ SAMPLES = (
     _sample("logits_1e4", (4, 4), 4, logits=1e4, shift_size=1),
     _sample("scale_0", (4, 4), 2, scale=0.0),
 )
+
+MODULES = (ModuleSample(WindowAttention, {"dim": 8, "num_heads": 2, "window_size": 2}, (1, 4, 4, 8)),)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from regard.attention import checks
-from regard.attention.neighborhood import function, reference
-from regard.attention.neighborhood.reference import Axis
+from regard.attention.neighborhood import arguments, reference
+from regard.attention.neighborhood.arguments import Window
 from regard.errors import ShapeError, UnsupportedError
 
 Sizes: TypeAlias = int | Sequence[int]
@@ -24,17 +24,17 @@ def check_window(
     dilation: Sizes | None = None,
     is_causal: Flags | None = None,
     stride: Sizes = 1,
-) -> tuple[Axis, ...]:
+) -> Window:
     """Check a window that must fit its grid; NATTEN takes None for no dilation and for not causal."""
     dilation = 1 if dilation is None else dilation
     is_causal = False if is_causal is None else is_causal
-    axes = function.check_window(grid, kernel_size, dilation, stride, is_causal, "pad")  # the remedy is ours to name
-    if any(axis.extent > length for axis, length in zip(axes, grid, strict=True)):
+    window = arguments.check_window(grid, kernel_size, dilation, stride, is_causal, "pad")  # NATTEN's remedy differs
+    if any(size > length for size, length in zip(window.extent, grid, strict=True)):
         raise ShapeError(
             f"kernel_size * dilation must fit the grid {tuple(grid)}, got {kernel_size=} and {dilation=}; "
             "make them smaller or the input larger (the modules of NATTEN up to 0.15, with bias=True or False, pad it)"
         )
-    return axes
+    return window
 
 
 def refuse(**arguments: object) -> None:
@@ -62,16 +62,17 @@ def qk(
     checks.check_grid_tensor("query", query, (rank + 3,), f"[B, nh, {rank} grid axes, hd]")
     checks.check_shape("key", key, query.shape, "must equal query's shape")
     batch, heads, *grid, _ = query.shape
-    axes = check_window(grid, kernel_size, dilation, is_causal)
+    window = check_window(grid, kernel_size, dilation, is_causal)
+    axes = reference.window_axes(*window)
     keys = _gather(key, axes)
     logits = (keys @ query.flatten(0, 1).unsqueeze(-1)).squeeze(-1)  # [B * nh, *grid, K]
     logits = logits.unflatten(0, (batch, heads))
     if rpb is not None:
-        table = (heads, *(2 * axis.kernel - 1 for axis in axes))
+        table = (heads, *(2 * size - 1 for size in window.kernel_size))
         checks.check_shape("rpb", rpb, table, "is [nh, 2 * kernel_size - 1 per axis]")
         index = reference.neighborhood_bias_index(axes, grid, query.device)
         logits = logits + rpb.to(logits.dtype).flatten(1)[:, index]  # [nh, *grid, K]
-    if any(axis.is_causal for axis in axes):
+    if any(window.is_causal):
         logits = logits.masked_fill(~_visible(axes, grid, query.device), -torch.inf)
     return logits
 
@@ -88,10 +89,11 @@ def av(
     _check_tensors(attn=attn, value=value)
     checks.check_grid_tensor("value", value, (rank + 3,), f"[B, nh, {rank} grid axes, hd]")
     batch, heads, *grid, _ = value.shape
-    axes = check_window(grid, kernel_size, dilation, is_causal)
-    neighbors = math.prod([axis.kernel for axis in axes])
+    window = check_window(grid, kernel_size, dilation, is_causal)
+    axes = reference.window_axes(*window)
+    neighbors = math.prod(window.kernel_size)
     checks.check_shape("attn", attn, (batch, heads, *grid, neighbors), "is [B, nh, *grid, K] for value's grid")
-    if any(axis.is_causal for axis in axes):
+    if any(window.is_causal):
         attn = attn.masked_fill(~_visible(axes, grid, value.device), 0.0)
     attn = attn.to(value.dtype)  # as NATTEN does: a softmax is often wider than the values
     out = (attn.flatten(0, 1).unsqueeze(-2) @ _gather(value, axes)).squeeze(-2)  # [B * nh, *grid, hd]
@@ -107,10 +109,10 @@ def _check_tensors(**tensors: Tensor | None) -> None:
         raise TypeError(f"all tensors must have the same device, got {devices}; move them with .to()")
 
 
-def _gather(tensor: Tensor, axes: Sequence[Axis]) -> Tensor:
+def _gather(tensor: Tensor, axes: Sequence[reference.Axis]) -> Tensor:
     """Bring neighbors together, `[B, nh, *grid, hd]` to `[B * nh, *grid, K, hd]`: heads are a batch here."""
     return reference.gather_neighbors(tensor.flatten(0, 1).unsqueeze(-2), axes).squeeze(-3)
 
 
-def _visible(axes: Sequence[Axis], grid: Sequence[int], device: torch.device) -> Tensor:
+def _visible(axes: Sequence[reference.Axis], grid: Sequence[int], device: torch.device) -> Tensor:
     return reference.visible(axes, grid, device).squeeze(-2)  # [*grid, K]

@@ -149,15 +149,15 @@ def neighborhood_attention_generic(
     checks.check_tensors({"query": query})
     checks.check_tensors({"rpb": rpb})
     checks.check_grid_tensor("query", query, (4, 5, 6), checks.LAYOUT)
-    axes = check_window(query.shape[1:-2], kernel_size, dilation, is_causal, stride)
+    window = check_window(query.shape[1:-2], kernel_size, dilation, is_causal, stride)
     return neighborhood_attention(
         query,
         key,
         value,
-        [axis.kernel for axis in axes],
-        dilation=[axis.dilation for axis in axes],
-        stride=[axis.stride for axis in axes],
-        is_causal=[axis.is_causal for axis in axes],
+        window.kernel_size,
+        dilation=window.dilation,
+        stride=window.stride,
+        is_causal=window.is_causal,
         bias=None if rpb is None else rpb.to(query.dtype),
         scale=scale,
     )

@@ -1,0 +1,78 @@
+"""The CPU kernel of additive attention: cpu.cpp's functions, called on tensors."""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from regard.attention._native import calls
+from regard.attention._operator import Kernel
+from regard.attention.additive.reference import Arguments
+
+
+def reasons(_: Arguments) -> list[str]:
+    """Say why the kernel cannot serve a call; empty if it can."""
+    return calls.library_reasons()
+
+
+def forward(
+    out: Tensor,
+    query: Tensor,
+    key: Tensor,
+    query_weight: Tensor,
+    key_weight: Tensor,
+    query_bias: Tensor | None,
+    key_bias: Tensor | None,
+    scale: float,
+) -> None:
+    """Fill `out`. The softmax cancels the biases of the scores, unless they are NaN or infinite."""
+    pairs = ((query_weight, query_bias), (key_weight, key_bias))
+    weights = [calls.parameter(weight if bias is None else weight + 0 * bias[:, None]) for weight, bias in pairs]
+    problem, operands = _problem(query, scale), calls.operands(*map(_side_by_side, (query, key, out)))
+    calls.call("regard_additive_forward", query.dtype, problem, operands, *weights)
+
+
+def backward(
+    grads: list[Tensor],
+    grad_out: Tensor,
+    query: Tensor,
+    key: Tensor,
+    query_weight: Tensor,
+    key_weight: Tensor,
+    query_bias: Tensor | None,
+    key_bias: Tensor | None,
+    scale: float,
+) -> None:
+    """Fill the gradients; those of the biases are zero."""
+    grad_query, grad_key, *grad_weights = grads[:4]
+    for grad_bias in grads[4:6]:
+        if grad_bias is not None:
+            grad_bias.zero_()
+    tokens = [_side_by_side(tensor) for tensor in (query, key, grad_out, grad_query, grad_key)]
+    weights = map(calls.parameter, (query_weight, key_weight))
+    totals = calls.sums(grad_weights)
+    problem, operands = _problem(query, scale), calls.operands(*tokens)
+    calls.call("regard_additive_backward", query.dtype, problem, operands, *weights, *totals)
+    calls.store(totals, grad_weights)
+
+
+class _Problem(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("batch", "tokens", "heads", "head_dim", "threads")),
+        ("scale", ctypes.c_double),
+    )
+
+
+def _problem(query: Tensor, scale: float) -> _Problem:
+    batch, *grid, heads, head_dim = query.shape
+    return _Problem(batch, torch.Size(grid).numel(), heads, head_dim, torch.get_num_threads(), scale)
+
+
+def _side_by_side(tensor: Tensor) -> Tensor:
+    """Merge heads and channels to one axis, `[B, N, 1, C]`; a tensor whose strides forbid it is copied."""
+    return tensor.flatten(1, -3).flatten(2).unsqueeze(2)
+
+
+KERNEL = Kernel("cpu", forward, backward, reasons)
