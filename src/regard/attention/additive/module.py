@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from regard.attention import checks
 from regard.attention._backend import Backend, BackendModule
-from regard.attention.additive.function import additive_attention
+from regard.attention.additive.function import additive_attention, additive_weights
 from regard.onednn import dense
 
 
@@ -54,18 +55,26 @@ class AdditiveAttention(BackendModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend over a grid, `[B, *grid, C]` to the same shape."""
-        checks.check_input(x, (3, 4, 5), "[B, *grid, C] with a grid of 1, 2 or 3 axes", self.query.weight)
-        query = dense(self.query, x)
+        query, key = self._project(x)
+        query_weight, key_weight, query_bias, key_bias = self._scoring(query.dtype)
         out = additive_attention(
-            query.unflatten(-1, (self.num_heads, self.head_dim)),
-            dense(self.key, x).unflatten(-1, (self.num_heads, self.head_dim)),
-            self.query_att.weight.to(query.dtype),
-            self.key_att.weight.to(query.dtype),
-            query_bias=self.query_att.bias.to(query.dtype),
-            key_bias=self.key_att.bias.to(query.dtype),
-            backend=self.backend,
+            query, key, query_weight, key_weight, query_bias=query_bias, key_bias=key_bias, backend=self.backend
         )
-        return self.proj_drop(dense(self.transform, out.flatten(-2), residual=query))
+        return self.proj_drop(dense(self.transform, out.flatten(-2), residual=query.flatten(-2)))
+
+    def attention_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the weights with which `forward` pools queries and keys of an input; see `additive_weights`."""
+        query, key = self._project(x)
+        query_weight, key_weight, query_bias, key_bias = self._scoring(query.dtype)
+        return additive_weights(query, key, query_weight, key_weight, query_bias=query_bias, key_bias=key_bias)
+
+    def _project(self, x: Tensor) -> list[Tensor]:
+        checks.check_input(x, (3, 4, 5), checks.TOKEN_LAYOUT, self.query.weight)
+        return [dense(layer, x).unflatten(-1, (self.num_heads, self.head_dim)) for layer in (self.query, self.key)]
+
+    def _scoring(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        first, second = self.query_att, self.key_att
+        return first.weight.to(dtype), second.weight.to(dtype), first.bias.to(dtype), second.bias.to(dtype)
 
     def extra_repr(self) -> str:
         """Name what the parameters' shapes do not tell."""

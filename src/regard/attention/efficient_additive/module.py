@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from regard.attention import checks
 from regard.attention._backend import Backend, BackendModule
 from regard.attention._pooling import TokenNorm
-from regard.attention.efficient_additive.function import efficient_additive_attention
+from regard.attention.efficient_additive.function import efficient_additive_attention, efficient_additive_weights
 from regard.onednn import dense
 
 
@@ -70,6 +70,13 @@ class EfficientAdditiveAttention(BackendModule):
             backend=self.backend,
         )
         return dense(self.final, dense(self.proj, out, residual=unit_query))
+
+    def attention_weights(self, x: Tensor) -> Tensor:
+        """Return the weights with which `forward` pools the queries of an input; see `efficient_additive_weights`."""
+        checks.check_input(x, (3, 4, 5), checks.TOKEN_LAYOUT, self.to_query.weight)
+        query = dense(self.to_query, x)
+        weight = self.w_g.squeeze(-1).to(query.dtype)
+        return efficient_additive_weights(query, weight, token_norm=self.token_norm, scale=self.scale_factor)
 
     def extra_repr(self) -> str:
         """Name what the parameters' shapes do not tell."""

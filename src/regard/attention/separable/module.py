@@ -9,7 +9,7 @@ from torch.nn.functional import linear
 
 from regard.attention import checks
 from regard.attention._backend import Backend, BackendModule
-from regard.attention.separable.function import separable_attention
+from regard.attention.separable.function import separable_attention, separable_weights
 from regard.onednn import EvenLinear, dense
 
 
@@ -63,12 +63,7 @@ class SeparableAttention(BackendModule):
             x: the tokens; in cross-attention they are the values.
             x_prev: `[B, *grid_prev, C]`, the tokens that are scored and pooled in cross-attention.
         """
-        checks.check_input(x, (3, 4, 5), checks.TOKEN_LAYOUT, self.qkv_proj.weight)
-        if x_prev is None:
-            query, key, value = dense(self.qkv_proj, x).split([1, self.dim, self.dim], -1)
-        else:
-            checks.check_input(x_prev, (3, 4, 5), checks.TOKEN_LAYOUT, self.qkv_proj.weight)
-            query, key, value = self._project_two(x, x_prev)
+        query, key, value = self._project(x, x_prev)
         out = separable_attention(
             query,
             key,
@@ -78,6 +73,17 @@ class SeparableAttention(BackendModule):
             backend=self.backend,
         )
         return self.proj_drop(dense(self.out_proj, out))
+
+    def attention_weights(self, x: Tensor, x_prev: Tensor | None = None) -> Tensor:
+        """Return the weights with which `forward` pools the keys of an input; see `separable_weights`."""
+        return separable_weights(self._project(x, x_prev)[0], patch_size=self.patch_size)
+
+    def _project(self, x: Tensor, x_prev: Tensor | None) -> tuple[Tensor, ...]:
+        checks.check_input(x, (3, 4, 5), checks.TOKEN_LAYOUT, self.qkv_proj.weight)
+        if x_prev is None:
+            return dense(self.qkv_proj, x).split([1, self.dim, self.dim], -1)
+        checks.check_input(x_prev, (3, 4, 5), checks.TOKEN_LAYOUT, self.qkv_proj.weight)
+        return self._project_two(x, x_prev)
 
     def _project_two(self, x: Tensor, x_prev: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         rows = [1 + self.dim, self.dim]

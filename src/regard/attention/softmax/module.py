@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from regard.attention import checks
 from regard.attention._backend import Backend, BackendModule
-from regard.attention.softmax.function import softmax_attention
+from regard.attention.softmax.function import softmax_attention, softmax_weights
 from regard.errors import ShapeError
 from regard.onednn import dense
 
@@ -75,11 +75,7 @@ class Attention(BackendModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend over a grid, `[B, *grid, C]` to the same shape."""
-        checks.check_input(x, (3, 4, 5), "[B, *grid, C] with a grid of 1, 2 or 3 axes", self.qkv.weight)
-        qkv = dense(self.qkv, x)
-        query, key, value = qkv.view(*x.shape[:-1], 3, self.num_heads, self.head_dim).unbind(-3)
-        if self.qk_norm:  # autocast runs norms in float32
-            query, key = self.q_norm(query).to(value.dtype), self.k_norm(key).to(value.dtype)
+        query, key, value = self._project(x)
         out = softmax_attention(
             query,
             key,
@@ -90,6 +86,20 @@ class Attention(BackendModule):
             backend=self.backend,
         )
         return self.proj_drop(dense(self.proj, out.flatten(-2)))
+
+    def attention_weights(self, x: Tensor) -> Tensor:
+        """Return the weights that `forward` applies to an input, without dropout; see `softmax_weights`."""
+        query, key, _ = self._project(x)
+        relative_key = None if self.relative_key is None else self.relative_key.to(query.dtype)
+        return softmax_weights(query, key, relative_key=relative_key)
+
+    def _project(self, x: Tensor) -> tuple[Tensor, ...]:
+        checks.check_input(x, (3, 4, 5), checks.TOKEN_LAYOUT, self.qkv.weight)
+        qkv = dense(self.qkv, x)
+        query, key, value = qkv.view(*x.shape[:-1], 3, self.num_heads, self.head_dim).unbind(-3)
+        if self.qk_norm:  # autocast runs norms in float32
+            query, key = self.q_norm(query).to(value.dtype), self.k_norm(key).to(value.dtype)
+        return query, key, value
 
     def extra_repr(self) -> str:
         """Name what the parameters' shapes do not tell."""
@@ -142,12 +152,20 @@ class ClassAttention(BackendModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend from the first token to all, `[B, N, C]` to `[B, 1, C]`."""
-        checks.check_input(x, (3,), "[B, N, C]", self.q.weight)
-        projected = (dense(self.q, x[:, :1]), dense(self.k, x), dense(self.v, x))
-        query, key, value = (tensor.unflatten(-1, (self.num_heads, self.head_dim)) for tensor in projected)
+        query, key, value = self._project(x)
         dropout_p = self.attn_drop if self.training else 0.0
         out = softmax_attention(query, key, value, dropout_p=dropout_p, backend=self.backend)
         return self.proj_drop(dense(self.proj, out.flatten(-2)))
+
+    def attention_weights(self, x: Tensor) -> Tensor:
+        """Return the weights that `forward` applies to an input, without dropout, `[B, nh, 1, N]`."""
+        query, key, _ = self._project(x)
+        return softmax_weights(query, key)
+
+    def _project(self, x: Tensor) -> list[Tensor]:
+        checks.check_input(x, (3,), "[B, N, C]", self.q.weight)
+        projected = (dense(self.q, x[:, :1]), dense(self.k, x), dense(self.v, x))
+        return [tensor.unflatten(-1, (self.num_heads, self.head_dim)) for tensor in projected]
 
     def extra_repr(self) -> str:
         """Name what the parameters' shapes do not tell."""

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from regard.attention import checks
 from regard.attention._backend import Backend, BackendModule
-from regard.attention.talking_heads.function import talking_heads_attention
+from regard.attention.talking_heads.function import talking_heads_attention, talking_heads_weights
 from regard.onednn import dense
 
 
@@ -65,13 +65,8 @@ class TalkingHeadsAttention(BackendModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend over a grid, `[B, *grid, C]` to the same shape."""
-        checks.check_input(x, (3, 4, 5), "[B, *grid, C] with a grid of 1, 2 or 3 axes", self.qkv.weight)
-        heads = dense(self.qkv, x).unflatten(-1, (-1, self.head_dim))  # [B, *grid, 2 * h_k + h_v, hd]
-        query, key, value = heads.split((self.num_heads_qk, self.num_heads_qk, self.num_heads_v), dim=-2)
-        mixes = (self.proj_l.weight, self.proj_w.weight, self.proj_l.bias, self.proj_w.bias)
-        logits_mix, weights_mix, logits_bias, weights_bias = (
-            None if mix is None else mix.to(query.dtype) for mix in mixes
-        )
+        query, key, value = self._project(x)
+        logits_mix, weights_mix, logits_bias, weights_bias = self._mixes(query)
         out = talking_heads_attention(
             query,
             key,
@@ -84,6 +79,25 @@ class TalkingHeadsAttention(BackendModule):
             backend=self.backend,
         )
         return self.proj_drop(dense(self.proj, out.flatten(-2)))
+
+    def attention_weights(self, x: Tensor) -> Tensor:
+        """Return the mixed weights that `forward` applies to an input, without dropout; see `talking_heads_weights`."""
+        query, key, _ = self._project(x)
+        logits_mix, weights_mix, logits_bias, weights_bias = self._mixes(query)
+        return talking_heads_weights(
+            query, key, logits_mix, weights_mix, logits_bias=logits_bias, weights_bias=weights_bias
+        )
+
+    def _project(self, x: Tensor) -> tuple[Tensor, ...]:
+        checks.check_input(x, (3, 4, 5), checks.TOKEN_LAYOUT, self.qkv.weight)
+        heads = dense(self.qkv, x).unflatten(-1, (-1, self.head_dim))  # [B, *grid, 2 * h_k + h_v, hd]
+        return heads.split((self.num_heads_qk, self.num_heads_qk, self.num_heads_v), dim=-2)
+
+    def _mixes(self, query: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        dtype, first, second = query.dtype, self.proj_l, self.proj_w
+        logits_bias = None if first.bias is None else first.bias.to(dtype)
+        weights_bias = None if second.bias is None else second.bias.to(dtype)
+        return first.weight.to(dtype), second.weight.to(dtype), logits_bias, weights_bias
 
     def extra_repr(self) -> str:
         """Name what the parameters' shapes do not tell."""
