@@ -44,10 +44,60 @@ def test_imports_go_down(path):
         assert allowed, f"{mine} must not import regard.{other}"
 
 
-@pytest.mark.parametrize("path", sorted(SOURCE.glob("attention/*/reference.py")), ids=lambda path: path.parent.name)
-def test_references_stand_alone(path):
-    """An oracle imports nothing of ours; the pooled family's core is part of its three references."""
-    assert {".".join(module[:3]) for module in imported(path)} <= {"regard.attention._pooling"}
+def test_no_private_name_crosses_packages():
+    """A package is a part of regard: attention, models, surgery and so on."""
+    found = []
+    for path in FILES:
+        for module in imported(path):
+            if len(module) > 2 and module[1] != part_of(path) and part_of(path) != "__init__":
+                found += [f"{path}: {'.'.join(module)}" for name in module[1:] if name.startswith("_")]
+    assert not found
+
+
+# What each file of a mechanism may import from its own folder, from the shared files of attention/, and of regard.
+ARROWS = {
+    "reference": ((), ("_pooling",), ()),
+    "cpu": (("reference",), ("_native", "_operator"), ()),
+    "gpu": (("reference",), ("_operator",), ()),
+    "sdpa": ((), (), ()),
+    "op": (("reference", "cpu", "gpu"), ("_operator",), ()),
+    "arguments": (("reference", "op"), ("checks", "grid", "_pooling"), ("errors",)),
+    "function": (("arguments", "op", "reference", "sdpa"), ("_backend", "grid", "_pooling"), ()),
+    "module": (("function", "arguments"), ("_backend", "checks", "grid", "_pooling"), ("errors", "onednn")),
+    "samples": (("module",), ("_mechanism",), ()),
+    "__init__": (("arguments", "function", "module", "op", "samples"), ("_mechanism",), ()),
+}
+MECHANISM_FILES = sorted(SOURCE.glob("attention/*/*.py"))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in MECHANISM_FILES if path.parent.name != "_native"],
+    ids=lambda path: f"{path.parent.name}-{path.stem}",
+)
+def test_arrows_inside_a_mechanism(path):
+    own, shared, outside = ARROWS[path.stem]
+    for _, part, *rest in imported(path):
+        if part != "attention":
+            assert part in outside, part
+        elif rest[0] != path.parent.name:
+            assert rest[0] in shared, f"{path.stem} must not import regard.attention.{rest[0]}"
+        else:
+            assert rest[1] in own, f"{path.stem} must not import {rest[1]} of its mechanism"
+
+
+def test_few_types_are_any():
+    """PyTorch's untyped objects need some; a public signature needs none."""
+    assert sum(path.read_text().count("noqa: ANN401") for path in FILES) <= 20
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_functions_stay_short(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            statements = node.body[1:] if ast.get_docstring(node) else node.body
+            lines = statements[-1].end_lineno - statements[0].lineno + 1 if statements else 0
+            assert lines <= 50, f"{node.name} has {lines} lines"
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)

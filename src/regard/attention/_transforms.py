@@ -66,7 +66,8 @@ def derivative(
 
 
 def _with_grad(tensor: Tensor) -> Tensor:
-    return tensor if tensor.requires_grad else tensor.detach().requires_grad_()
+    """Return a node of its own: where one input is computed from another, each gradient counts its own uses only."""
+    return tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_()
 
 
 def map_batch(operator: Callable[..., Any], batched: Sequence[int]) -> VmapRule:

@@ -71,7 +71,7 @@ class _NeighborhoodAttention(BackendModule):
             is_causal=self.is_causal,
             bias=self._bias(query),
             scale=self.scale,
-            dropout_p=self.attn_drop if self.training else 0.0,
+            dropout_p=self._dropout_p(),
             backend=self.backend,
         )
         return self.proj_drop(dense(self.proj, crop_grid(out, x.shape[1:-1]).flatten(-2)))  # [B, *grid, C]
@@ -96,6 +96,9 @@ class _NeighborhoodAttention(BackendModule):
         if self.small_grid == "pad":  # before the projection: a padded key is the projection's bias
             x = pad_grid(x, [size * step for size, step in zip(self.kernel_size, self.dilation, strict=True)])
         return dense(self.qkv, x).unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(-3)
+
+    def _dropout_p(self) -> float:
+        return self.attn_drop if self.training else 0.0
 
     def _bias(self, query: Tensor) -> Tensor | None:
         return None if self.rpb is None else self.rpb.to(query.dtype)

@@ -97,7 +97,7 @@ class _Interface(_NeighborhoodAttention):
     def forward(self, x: Tensor) -> Tensor:
         """Attend over a grid, `[B, *grid, C]` to the same shape."""
         if self.small_grid == "error" and isinstance(x, Tensor) and x.ndim == self.axes + 2:
-            check_window(x.shape[1:-1], self.kernel_size, self.dilation)  # its remedy is ours
+            check_window(x.shape[1:-1], self.kernel_size, self.dilation)  # NATTEN's remedy differs
         return super().forward(x)
 
     def _dropout_p(self) -> float:
