@@ -16,6 +16,7 @@ from regard.attention import (
 )
 from regard.attention._backend import Backend, BackendModule, set_backend
 from regard.attention._mechanism import Mechanism, ModuleSample, Sample
+from regard.attention._native.loader import Native, native_library
 from regard.attention._pooling import TokenNorm
 from regard.attention.additive import AdditiveAttention, additive_attention, additive_weights
 from regard.attention.efficient_additive import (
@@ -71,6 +72,7 @@ __all__ = [
     "EfficientAdditiveAttention",
     "Mechanism",
     "ModuleSample",
+    "Native",
     "NeighborhoodAttention1d",
     "NeighborhoodAttention2d",
     "NeighborhoodAttention3d",
@@ -84,6 +86,7 @@ __all__ = [
     "decompositions",
     "efficient_additive_attention",
     "efficient_additive_weights",
+    "native_library",
     "neighborhood_attention",
     "neighborhood_bias_index",
     "neighborhood_weights",

@@ -1,4 +1,4 @@
-"""Checks of arguments that the mechanisms share. Every check says what was expected, what came and what to do."""
+"""Checks of arguments that the mechanisms share. An error says what was expected, what was given and what to do."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def check_tensors(tensors: Mapping[str, Tensor | None]) -> None:
 
 
 def _alike(tensors: Iterable[Tensor | None]) -> bool:
-    """Tell at a glance that there is nothing to complain about: a small network spends its time on little else."""
+    """Fast path: whether all tensors are valid. In small networks the slow path would take a share of the time."""
     first = None
     for tensor in tensors:
         if tensor is None:

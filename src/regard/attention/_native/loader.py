@@ -1,6 +1,6 @@
-"""Finding the compiled kernels: one shared library per instruction set, loaded by ctypes.
+"""Find the compiled kernels: one shared library per instruction set, loaded by ctypes.
 
-The libraries stand in this folder, where an install with a C++ compiler puts them. Without one there are none, and the
+An install with a C++ compiler puts the libraries into this folder. Without a compiler there are none, and the
 references serve.
 """
 
@@ -15,13 +15,13 @@ import torch
 from regard.attention import _native
 
 RUNNABLE = {"AVX512": ("x86_64_v4", "x86_64_v3", "portable"), "AVX2": ("x86_64_v3", "portable")}
-"""By what torch says of the processor: its instruction sets, best first. All other processors have the portable one."""
+"""Libraries that run on a processor with torch's CPU capability, best first; other processors run the portable one."""
 
 FILES = ("libregard_{}.so", "libregard_{}.dylib", "regard_{}.dll")
 
 
 class Native(NamedTuple):
-    """A loaded library and its instruction set, or why there is none."""
+    """A loaded library and its instruction set, or the problem why there is none."""
 
     library: ctypes.CDLL | None
     instruction_set: str
@@ -43,4 +43,18 @@ def load() -> Native:
 
 
 NATIVE = load()
-"""What this process uses."""
+"""The library of this process."""
+
+
+def native_library() -> Native:
+    """Return the library of CPU kernels that this process uses.
+
+    Returns:
+        The loaded library or None, its instruction set, and the problem if there is none.
+
+    Example:
+        >>> native = native_library()
+        >>> bool(native.problem) == (native.library is None)
+        True
+    """
+    return NATIVE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torch import nn
 
@@ -24,7 +24,7 @@ def add_natten_handle(flop_ctr: Counter) -> Counter:
     return flop_ctr
 
 
-def get_flops(model: nn.Module, input: Any, disable_warnings: bool = False) -> int:  # noqa: ANN401
+def get_flops(model: nn.Module, input: object, disable_warnings: bool = False) -> int:
     """Count the multiplications of a model, as fvcore does.
 
     Args:

@@ -6,9 +6,8 @@ image. `na1d`, `na2d` and `na3d` are heads last, `[B, *grid, nh, hd]`, and fused
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import wraps
-from typing import Any
 
 from torch import Tensor
 
@@ -163,46 +162,22 @@ def neighborhood_attention_generic(
     )
 
 
-@wraps(neighborhood_attention_generic, assigned=())  # its signature
-def na1d(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    kernel_size: Sizes,
-    *unnamed: object,
-    **options: Any,  # noqa: ANN401
-) -> Tensor:
-    """Attend on `[B, L, nh, hd]`; see `neighborhood_attention_generic` for the options."""
-    _check_rank(1, query)
-    return neighborhood_attention_generic(query, key, value, kernel_size, *unnamed, **options)
+def _of_rank(rank: int, layout: str) -> Callable[..., Tensor]:
+    generic: Callable[..., Tensor] = neighborhood_attention_generic
+
+    @wraps(generic, assigned=("__module__",))  # its signature
+    def attend(query: Tensor, *arguments: object, **options: object) -> Tensor:
+        _check_rank(rank, query)
+        return generic(query, *arguments, **options)
+
+    attend.__name__ = attend.__qualname__ = f"na{rank}d"
+    attend.__doc__ = f"Attend on `{layout}`; see `neighborhood_attention_generic` for the options."
+    return attend
 
 
-@wraps(neighborhood_attention_generic, assigned=())  # its signature
-def na2d(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    kernel_size: Sizes,
-    *unnamed: object,
-    **options: Any,  # noqa: ANN401
-) -> Tensor:
-    """Attend on `[B, H, W, nh, hd]`; see `neighborhood_attention_generic` for the options."""
-    _check_rank(2, query)
-    return neighborhood_attention_generic(query, key, value, kernel_size, *unnamed, **options)
-
-
-@wraps(neighborhood_attention_generic, assigned=())  # its signature
-def na3d(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    kernel_size: Sizes,
-    *unnamed: object,
-    **options: Any,  # noqa: ANN401
-) -> Tensor:
-    """Attend on `[B, D, H, W, nh, hd]`; see `neighborhood_attention_generic` for the options."""
-    _check_rank(3, query)
-    return neighborhood_attention_generic(query, key, value, kernel_size, *unnamed, **options)
+na1d = _of_rank(1, "[B, L, nh, hd]")
+na2d = _of_rank(2, "[B, H, W, nh, hd]")
+na3d = _of_rank(3, "[B, D, H, W, nh, hd]")
 
 
 def na1d_qk(

@@ -32,7 +32,7 @@ class _Interface(_NeighborhoodAttention):
         dim: int | None = None,
         num_heads: int | None = None,
         kernel_size: Sizes | None = None,
-        *unnamed: Any,  # noqa: ANN401
+        *unnamed: int,
         kernel_size_d: int | None = None,
         embed_dim: int | None = None,
         stride: Sizes | None = None,
