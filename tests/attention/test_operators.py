@@ -34,7 +34,7 @@ def test_one_order_of_arguments(mechanism):
         assert names(mechanism.operator.reference) == order
         inputs = [name for name in order if name != "dropout_p"]
         assert list(mechanism.operator.inputs) == inputs
-        for kernel in mechanism.operator.kernels:
+        for kernel in mechanism.operator.kernels.values():
             assert [name for name in names(kernel.forward) if name in order] == inputs
             assert [name for name in names(kernel.backward) if name in order] == inputs
 
@@ -42,12 +42,6 @@ def test_one_order_of_arguments(mechanism):
 def test_every_operator_has_a_decomposition():
     registered = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("regard::")}
     assert registered == {str(overload.name()) for overload in decompositions()} != set()
-
-
-@pytest.mark.parametrize("mechanism", OPERATORS)
-def test_a_mechanism_with_kernels_has_one_per_device(mechanism):
-    devices = [kernel.device for kernel in mechanism.operator.kernels]
-    assert len(set(devices)) == len(devices) > 0
 
 
 def operator_calls(mechanism, sample, device, dtype=torch.float32):

@@ -67,7 +67,8 @@ class Operator(Generic[Result]):
         flops: tuple[Callable[..., int], Callable[..., int]] | None = None,
     ) -> None:
         self.name, _, signature = schema.partition("(")
-        self.reference, self.outputs, self.kernels = reference, outputs, tuple(kernels)
+        self.reference, self.outputs = reference, outputs
+        self.kernels = {kernel.device: kernel for kernel in kernels}
         self.statistics, self.autocast = statistics, autocast
         parsed = torch._C.parse_schema(schema)
         self.inputs = tuple(argument.name for argument in parsed.arguments)
@@ -105,12 +106,10 @@ class Operator(Generic[Result]):
     def reasons(self, arguments: Any) -> list[str]:  # noqa: ANN401  # each mechanism's own named tuple
         """Say why no kernel serves a call with these checked arguments; empty if one does."""
         device = arguments.query.device
-        kernel = next((kernel for kernel in self.kernels if kernel.device == device.type), None)
-        if kernel is None:
-            existing = " and ".join(kernel.device for kernel in self.kernels)
-            reasons = [f"there are kernels for {existing}, and the tensors are on {device}"]
+        if device.type in self.kernels:
+            reasons = self.kernels[device.type].reasons(arguments)
         else:
-            reasons = kernel.reasons(arguments)
+            reasons = [f"there are kernels for {' and '.join(self.kernels)}, and the tensors are on {device}"]
         if getattr(arguments, "dropout_p", 0.0) > 0:
             reasons.append("the kernel has no dropout of attention weights")
         return reasons + untraceable_reasons()
@@ -120,7 +119,7 @@ class Operator(Generic[Result]):
         return {self.forward._opoverload: self._decompose, self.backward._opoverload: self._decompose_backward}
 
     def _define(self, name: str, schema: str, run: Callable[..., Any]) -> CustomOpDef:
-        first, *others = self.kernels
+        first, *others = self.kernels.values()
         define = torch.library.custom_op(f"regard::{name}", mutates_args=(), device_types=first.device, schema=schema)
         operator: CustomOpDef = define(_on(first, run))
         for kernel in others:
