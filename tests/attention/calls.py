@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from budget import leaves
+from budget import assert_within_budget, leaves
 from regard.attention import MECHANISMS
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -72,3 +72,12 @@ def strided(tensor):
     storage = torch.full((*reversed(tensor.shape), 2), torch.nan, dtype=tensor.dtype, device=tensor.device)
     view = storage[..., 0].permute(*reversed(range(tensor.ndim)))
     return view.copy_(tensor)
+
+
+def assert_within_budget_of(mechanism, sample, got, dtype=torch.float32):
+    """Hold the outputs of a call, and its gradients where `got` has them, to what rounding in `dtype` allows."""
+    tensors = sample.tensors(dtype)
+    exact = run_with_gradients(mechanism, sample, {name: tensor.double() for name, tensor in tensors.items()})
+    plain = run_with_gradients(mechanism, sample, tensors)
+    got = tuple(result.cpu() for result in got)
+    assert_within_budget(got, plain=plain[: len(got)], exact=exact[: len(got)])

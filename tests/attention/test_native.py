@@ -29,8 +29,8 @@ from regard.attention import (
 from regard.attention._native import loader
 from regard.errors import UnsupportedError
 
-from .grids import GRIDS
-from .strategies import neighborhood_axes
+from .neighborhood.grids import GRIDS
+from .neighborhood.strategies import neighborhood_axes
 from .test_contract import run_with_gradients
 
 LOCAL = {

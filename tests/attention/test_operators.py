@@ -11,7 +11,14 @@ from regard.attention import MECHANISMS, decompositions
 from .calls import DEVICES, has_kernel, on_backends, parameters, run, smallest
 
 OPERATORS = [pytest.param(mechanism, id=mechanism.name) for mechanism in MECHANISMS if mechanism.operator]
+exhaustive = pytest.mark.exhaustive
 BROAD = [call for call in parameters() if not call.marks]
+
+OPCHECKED = [  # a few seconds each
+    pytest.param(*call.values, id=call.id, marks=() if call.values[1] is call.values[0].samples[0] else exhaustive)
+    for call in BROAD
+    if call.values[0].operator
+]
 
 
 def names(function):
@@ -60,7 +67,7 @@ def operator_calls(mechanism, sample, device, dtype=torch.float32):
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # opcheck's own
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize(("mechanism", "sample"), [call for call in parameters() if call.values[0].operator])
+@pytest.mark.parametrize(("mechanism", "sample"), OPCHECKED)
 def test_opcheck(mechanism, sample, device):
     """Schema, autograd registration, fake tensors, and `torch.compile` with static and dynamic shapes."""
     if not has_kernel(mechanism, sample, device):

@@ -92,7 +92,7 @@ class Mechanism:
     @property
     def modules(self) -> tuple[type[BackendModule], ...]:
         """The `nn.Module`s around the function."""
-        return tuple(sample.module for sample in self.module_samples)
+        return tuple(dict.fromkeys(sample.module for sample in self.module_samples))
 
     def unsupported_reasons(self, *arguments: object, **options: object) -> list[str]:
         """Say why the function has no fused kernel for these arguments; empty if it has one."""

@@ -63,5 +63,6 @@ SAMPLES = (
 
 MODULES = (
     ModuleSample(Attention, {"dim": 8, "num_heads": 2}, (1, 4, 8)),
+    ModuleSample(Attention, {"dim": 8, "num_heads": 2, "qk_norm": True, "relative_distance": 2}, (1, 4, 8)),
     ModuleSample(ClassAttention, {"dim": 8, "num_heads": 2}, (1, 4, 8)),
 )

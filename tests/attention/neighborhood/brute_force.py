@@ -25,7 +25,7 @@ def visible_keys(i, length, kernel, dilation, stride, causal):
     return [group[p] for p in sorted(nearest)]
 
 
-def neighborhood(
+def brute_force(
     query,
     key,
     value,

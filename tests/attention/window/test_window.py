@@ -20,7 +20,7 @@ from regard.attention import (
 )
 from regard.errors import OptionError, ShapeError, UnsupportedError
 
-from .brute_force.window import window as brute_force
+from .brute_force import brute_force
 
 
 def draw(*shape, seed=0, count=3, dtype=torch.float64):

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 
-def separable(query, key, value, patch_size=1):
+def brute_force(query, key, value, patch_size=1):
     axes = key.ndim - 2
     patch = (patch_size,) * axes if isinstance(patch_size, int) else tuple(patch_size)
 

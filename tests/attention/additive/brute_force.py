@@ -14,7 +14,7 @@ def pooled(tokens, weight, bias, head, scale):
     return sum(e / total * token[head] for e, token in zip(exponentials, tokens, strict=True))
 
 
-def additive(query, key, query_weight, key_weight, query_bias=None, key_bias=None, scale=None):
+def brute_force(query, key, query_weight, key_weight, query_bias=None, key_bias=None, scale=None):
     heads, channels = query.shape[-2:]
     scale = 1 / math.sqrt(channels) if scale is None else scale
     biases = [np.zeros(heads) if bias is None else bias.double().numpy() for bias in (query_bias, key_bias)]

@@ -16,7 +16,7 @@ def relative_vector(table, i, j):
     return sum(rows[max(-k, min(k, jj - ii)) + k] for rows, ii, jj in zip(table, i, j, strict=True))
 
 
-def softmax(query, key, value, bias=None, relative_key=None, relative_value=None, scale=None):
+def brute_force(query, key, value, bias=None, relative_key=None, relative_value=None, scale=None):
     q, k, v = (tensor.double().numpy() for tensor in (query, key, value))
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     queries = list(itertools.product(*map(range, q.shape[1:-2])))

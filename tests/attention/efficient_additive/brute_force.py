@@ -20,7 +20,7 @@ def normalized(scores, token_norm):
     return [e / sum(exponentials) for e in exponentials]
 
 
-def efficient_additive(query, key, weight, token_norm="l2", scale=None):
+def brute_force(query, key, weight, token_norm="l2", scale=None):
     channels = query.shape[-1]
     scale = 1 / math.sqrt(channels) if scale is None else scale
     vector = weight.double().numpy()

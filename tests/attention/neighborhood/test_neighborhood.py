@@ -23,10 +23,10 @@ from regard.attention import (
 )
 from regard.errors import OptionError, ShapeError
 
-from .brute_force.neighborhood import neighborhood as brute_force
+from .brute_force import brute_force
 from .strategies import neighborhood_axes
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 OPERATORS = json.loads((GOLDEN / "natten_ops_dev.json").read_text())
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 
-def window(query, key, value, window_size, shift_size=0, bias=None, scale=None, small_grid="error"):
+def brute_force(query, key, value, window_size, shift_size=0, bias=None, scale=None, small_grid="error"):
     grid = query.shape[1:-2]
     size, shift = (
         (option,) * len(grid) if isinstance(option, int) else tuple(option) for option in (window_size, shift_size)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 
-def talking_heads(query, key, value, logits_mix, weights_mix, logits_bias=None, weights_bias=None, scale=None):
+def brute_force(query, key, value, logits_mix, weights_mix, logits_bias=None, weights_bias=None, scale=None):
     q, k, v, to_softmax, to_value = (tensor.double().numpy() for tensor in (query, key, value, logits_mix, weights_mix))
     (softmax_heads, key_heads), value_heads = to_softmax.shape, len(to_value)
     before = np.zeros(softmax_heads) if logits_bias is None else logits_bias.numpy()
