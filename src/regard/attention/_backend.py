@@ -10,7 +10,7 @@ from torch import nn
 from regard.errors import OptionError, UnsupportedError
 
 Backend = Literal["fused", "reference"] | None
-"""None takes the fused kernel where one can serve, else the reference; the two words insist."""
+"""None uses the fused kernel if it supports the call, else the reference; the two words insist."""
 
 
 def choose_backend(backend: Backend, reasons: Sequence[str]) -> Literal["fused", "reference"]:
@@ -37,7 +37,7 @@ class BackendModule(nn.Module):
     """Base class of the modules that compute attention: they have a backend, which `set_backend` changes.
 
     Args:
-        backend: None takes fused kernels where they can serve, else the reference; "fused" or "reference" insist.
+        backend: None uses fused kernels where they serve, else the reference; "fused" and "reference" insist.
     """
 
     backend: Backend = None
@@ -53,7 +53,7 @@ def set_backend(model: nn.Module, backend: Backend) -> None:
 
     Args:
         model: any module; every `BackendModule` in it is set: regard's own and those that `fuse` serves.
-        backend: None takes fused kernels where they can serve, else the reference; "fused" or "reference" insist.
+        backend: None uses fused kernels where they serve, else the reference; "fused" and "reference" insist.
 
     Raises:
         OptionError: `backend` is another word.

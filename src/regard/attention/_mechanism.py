@@ -1,4 +1,4 @@
-"""What a mechanism is: one attention mathematics, everything that implements it, and calls to test it with."""
+"""The registry's types: a mechanism, its operator, its modules, and sample calls for the tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Sample:
     """One call of a mechanism, as data: the tests, the benchmark and `regard check` draw their inputs from it.
 
     Attributes:
-        name: what is special about the call.
+        name: the property that distinguishes the call.
         shapes: the shape of every differentiable tensor argument, by argument name.
         options: the remaining arguments.
         scales: factors on the standard normal values of some tensors, 1 where absent.
@@ -73,7 +73,7 @@ class Mechanism:
         operator: the operator of its kernels; None where PyTorch's own serve.
         module_samples: the `nn.Module`s around the function, with sizes for the tests.
         samples: calls for the tests.
-        origin: the models it comes from.
+        origin: the models that introduced it.
         paper: arXiv number.
         summary: what each query sees, in a few words.
     """
@@ -95,5 +95,5 @@ class Mechanism:
         return tuple(dict.fromkeys(sample.module for sample in self.module_samples))
 
     def unsupported_reasons(self, *arguments: object, **options: object) -> list[str]:
-        """Say why the function has no fused kernel for these arguments; empty if it has one."""
+        """Return the reasons why the function has no fused kernel for these arguments; empty if it has one."""
         return self.prepare(*arguments, **options)[1]

@@ -95,7 +95,7 @@ class Operator(Generic[Result]):
             )
 
     def __call__(self, *inputs: object) -> Result:
-        """Run the kernel of the inputs' device and return what the reference would."""
+        """Run the kernel of the inputs' device; the result has the form of the reference's."""
         if self.autocast:
             inputs = _cast_for_autocast(inputs)
         result = self.forward(*inputs)
@@ -104,7 +104,7 @@ class Operator(Generic[Result]):
         return result[0] if self.num_grads == 1 else result[: self.num_grads]
 
     def reasons(self, arguments: Any) -> list[str]:  # noqa: ANN401  # each mechanism's own named tuple
-        """Say why no kernel serves a call with these checked arguments; empty if one does."""
+        """Return the reasons why no kernel serves these checked arguments; empty if one does."""
         device = arguments.query.device
         if device.type in self.kernels:
             reasons = self.kernels[device.type].reasons(arguments)
@@ -143,7 +143,7 @@ class Operator(Generic[Result]):
     def _decompose(self, *inputs: object) -> Tensor | tuple[Tensor, ...]:
         result: Any = self.reference(*inputs)
         outputs: tuple[Tensor, ...] = result if isinstance(result, tuple) else (result,)
-        if self.statistics:  # which nobody reads in a decomposed program
+        if self.statistics:  # a decomposed program does not read them
             outputs += tuple(map(torch.zeros_like, self.outputs(*inputs)[-self.statistics :]))
         return self._unwrap(outputs)
 

@@ -1,12 +1,11 @@
-"""What the pooled mechanisms share: additive, efficient additive and separable attention.
+"""Shared core of the pooled mechanisms: additive, efficient additive and separable attention.
 
 1. Score every token: a projection, each mechanism's own.
 2. Normalize the scores over the tokens: `normalize_scores`.
 3. Pool the tokens to one context vector: `pool`.
 4. Broadcast the context onto every token: a product, `context * tokens`.
 
-The cost is linear in the number of tokens. The core is a part of the three references, which import nothing else of
-ours; as they do, it imports torch only.
+The cost is linear in the number of tokens. This file is part of the three references: like them, it imports torch only.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ TokenNorm = Literal["softmax", "l2", "ones"]
 
 
 def normalize_scores(scores: Tensor, how: TokenNorm, dims: tuple[int, ...]) -> Tensor:
-    """Turn scores into weights over the tokens, which lie along `dims`.
+    """Normalize scores to weights over the tokens.
 
     Args:
         scores: one per token, any shape.
-        how: "softmax"; "l2", signed weights whose squares sum to 1; "ones", whatever the scores are.
+        how: "softmax"; "l2", signed weights whose squares sum to 1; "ones", independent of the scores.
         dims: the axes of the tokens.
     """
     if how == "softmax":

@@ -13,7 +13,7 @@ VmapRule: TypeAlias = Callable[..., tuple[Any, Any]]
 
 
 def untraceable_reasons() -> list[str]:
-    """Say which running transform an operator with only a backward formula cannot serve; empty if none is running."""
+    """Return the running transforms that an operator with only a backward formula cannot serve, as reasons."""
     if torch.compiler.is_compiling():  # compiled code differentiates by the backward formula
         return []
     if torch._C._is_tracing():

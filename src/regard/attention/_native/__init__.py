@@ -1,1 +1,1 @@
-"""The native core: compiled kernels behind a C interface, and what their C++ shares."""
+"""The native core: compiled kernels behind a C interface, and the C++ headers that they share."""

@@ -32,12 +32,12 @@ Argument: TypeAlias = "Tensor | Operands | ctypes.Structure | None"
 
 
 def library_reasons() -> list[str]:
-    """Say why there is no native library in this process; empty if there is one."""
+    """Return the reason why this process has no native library; empty if it has one."""
     return [loader.NATIVE.problem] if loader.NATIVE.problem else []
 
 
 def head_reasons(*tensors: Tensor) -> list[str]:
-    """Say why the kernels of mechanisms with heads, `[..., hd]`, cannot serve; empty if they can."""
+    """Return the reasons why the kernels cannot serve tensors with heads, `[..., hd]`; empty if they can."""
     reasons = library_reasons()
     if max(tensor.shape[-1] for tensor in tensors) > MAX_HEAD_DIM:
         reasons.append(f"heads have more than {MAX_HEAD_DIM} channels")
@@ -53,7 +53,7 @@ def call(function: str, dtype: torch.dtype, *arguments: Argument) -> None:
         arguments: in the C function's order. Tensors are contiguous and of `statistics_dtype`; None is a null pointer.
 
     Raises:
-        RuntimeError: there is no native library, as where a compiled program was loaded on another machine.
+        RuntimeError: this process has no native library, as where a compiled program came from elsewhere.
         MemoryError: the kernel could not allocate its scratch memory.
     """
     if loader.NATIVE.library is None:

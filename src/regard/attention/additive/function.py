@@ -37,7 +37,7 @@ def additive_attention(
         query_bias: `[nh]`. One constant for all tokens: the softmax cancels it. Published weights have it.
         key_bias: `[nh]`, likewise.
         scale: factor on the scores, bias included, hd ** -0.5 if None.
-        backend: None takes the fused kernel where one can serve, else the reference; "fused" or "reference" insist.
+        backend: None uses the fused kernel if it supports the call, else the reference; "fused" and "reference" insist.
 
     Returns:
         `[B, *grid, nh, hd]`, u of the formula. `AdditiveAttention` projects it and adds the query.

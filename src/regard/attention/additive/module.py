@@ -77,5 +77,5 @@ class AdditiveAttention(BackendModule):
         return first.weight.to(dtype), second.weight.to(dtype), first.bias.to(dtype), second.bias.to(dtype)
 
     def extra_repr(self) -> str:
-        """Name what the parameters' shapes do not tell."""
+        """Describe the options that the parameters' shapes do not show."""
         return f"num_heads={self.num_heads}"

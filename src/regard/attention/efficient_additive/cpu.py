@@ -15,7 +15,7 @@ NORMS = ("softmax", "l2", "ones")  # in cpu.cpp's order
 
 
 def reasons(_: Arguments) -> list[str]:
-    """Say why the kernel cannot serve a call; empty if it can."""
+    """Return the reasons why the kernel cannot serve a call; empty if it can."""
     return calls.library_reasons()
 
 

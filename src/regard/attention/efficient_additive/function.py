@@ -38,7 +38,7 @@ def efficient_additive_attention(
             paper's text; no published weights use it.
         scale: factor on the scores, C ** -0.5 if None. "l2" and "ones" cancel it, but for a scale of 0: then all
             weights of "l2" are 0.
-        backend: None takes the fused kernel where one can serve, else the reference; "fused" or "reference" insist.
+        backend: None uses the fused kernel if it supports the call, else the reference; "fused" and "reference" insist.
 
     Returns:
         The context on the unit keys, `[B, *grid, C]`, and the unit queries, `[B, *grid, C]`, which

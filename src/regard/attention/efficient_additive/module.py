@@ -79,5 +79,5 @@ class EfficientAdditiveAttention(BackendModule):
         return efficient_additive_weights(query, weight, token_norm=self.token_norm, scale=self.scale_factor)
 
     def extra_repr(self) -> str:
-        """Name what the parameters' shapes do not tell."""
+        """Describe the options that the parameters' shapes do not show."""
         return f"token_norm={self.token_norm!r}"

@@ -53,7 +53,7 @@ def neighborhood_attention(
         small_grid: what to do where kernel_size * dilation exceeds the grid: raise, or append zeros to query, key and
             value on the right and at the bottom, unmasked. `NeighborhoodAttention2d` pads before its projection
             instead, as the published NAT checkpoints expect.
-        backend: None takes the fused kernel where one can serve, else the reference; "fused" or "reference" insist.
+        backend: None uses the fused kernel if it supports the call, else the reference; "fused" and "reference" insist.
 
     Returns:
         `[B, *grid, nh, hd_v]`.

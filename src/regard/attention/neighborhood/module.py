@@ -104,7 +104,7 @@ class _NeighborhoodAttention(BackendModule):
         return None if self.rpb is None else self.rpb.to(query.dtype)
 
     def extra_repr(self) -> str:
-        """Name what the parameters' shapes do not tell."""
+        """Describe the options that the parameters' shapes do not show."""
         return (
             f"num_heads={self.num_heads}, kernel_size={self.kernel_size}, dilation={self.dilation}, "
             f"stride={self.stride}, is_causal={self.is_causal}, small_grid={self.small_grid!r}"

@@ -14,7 +14,7 @@ from regard.attention.separable.reference import Arguments
 
 
 def reasons(_: Arguments) -> list[str]:
-    """Say why the kernel cannot serve a call; empty if it can."""
+    """Return the reasons why the kernel cannot serve a call; empty if it can."""
     return calls.library_reasons()
 
 

@@ -37,7 +37,7 @@ def separable_attention(
         patch_size: positions of a patch per axis; divides both grids. MobileViTv2 uses 2 on an image. On a tensor that
             is unfolded already, `[B, P, N, C]` with P positions and N patches, it is (P, 1); 1 would mix the positions.
         dropout_p: probability of dropping an attention weight.
-        backend: None takes the fused kernel where one can serve, else the reference; "fused" or "reference" insist.
+        backend: None uses the fused kernel if it supports the call, else the reference; "fused" and "reference" insist.
 
     Returns:
         `[B, *grid_v, C]`.

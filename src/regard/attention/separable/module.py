@@ -94,7 +94,7 @@ class SeparableAttention(BackendModule):
         return query, key, linear(x, own, own_bias)
 
     def extra_repr(self) -> str:
-        """Name what the parameters' shapes do not tell."""
+        """Describe the options that the parameters' shapes do not show."""
         return f"patch_size={self.patch_size}"
 
 

@@ -102,7 +102,7 @@ class Attention(BackendModule):
         return query, key, value
 
     def extra_repr(self) -> str:
-        """Name what the parameters' shapes do not tell."""
+        """Describe the options that the parameters' shapes do not show."""
         return f"num_heads={self.num_heads}"
 
 
@@ -168,7 +168,7 @@ class ClassAttention(BackendModule):
         return [tensor.unflatten(-1, (self.num_heads, self.head_dim)) for tensor in projected]
 
     def extra_repr(self) -> str:
-        """Name what the parameters' shapes do not tell."""
+        """Describe the options that the parameters' shapes do not show."""
         return f"num_heads={self.num_heads}"
 
 

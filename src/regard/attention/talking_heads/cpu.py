@@ -13,7 +13,7 @@ from regard.attention.talking_heads.reference import Arguments
 
 
 def reasons(arguments: Arguments) -> list[str]:
-    """Say why the kernel cannot serve a call; empty if it can."""
+    """Return the reasons why the kernel cannot serve a call; empty if it can."""
     return calls.head_reasons(arguments.query, arguments.value)
 
 

@@ -41,7 +41,7 @@ def talking_heads_attention(
         weights_bias: b_w, `[h_v]`: adds b times the sum of all values.
         scale: factor on the dot products, hd ** -0.5 if None.
         dropout_p: probability of dropping a mixed weight.
-        backend: None takes the fused kernel where one can serve, else the reference; "fused" or "reference" insist.
+        backend: None uses the fused kernel if it supports the call, else the reference; "fused" and "reference" insist.
 
     Returns:
         `[B, *grid, h_v, hd_v]` on query's grid.

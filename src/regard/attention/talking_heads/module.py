@@ -100,5 +100,5 @@ class TalkingHeadsAttention(BackendModule):
         return first.weight.to(dtype), second.weight.to(dtype), logits_bias, weights_bias
 
     def extra_repr(self) -> str:
-        """Name what the parameters' shapes do not tell."""
+        """Describe the options that the parameters' shapes do not show."""
         return f"num_heads={self.num_heads}, num_heads_qk={self.num_heads_qk}, num_heads_v={self.num_heads_v}"

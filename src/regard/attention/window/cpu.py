@@ -17,7 +17,7 @@ MAX_TOKENS = 1024  # per window: a thread holds the weights of one window and he
 
 
 def reasons(arguments: Arguments) -> list[str]:
-    """Say why the kernel cannot serve a call; empty if it can."""
+    """Return the reasons why the kernel cannot serve a call; empty if it can."""
     found = calls.head_reasons(arguments.query, arguments.value)
     if prod(arguments.window_size) > MAX_TOKENS:
         found.append(f"windows have more than {MAX_TOKENS} tokens")

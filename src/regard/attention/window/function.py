@@ -48,7 +48,7 @@ def window_attention(
         scale: factor on the dot products, hd ** -0.5 if None.
         dropout_p: probability of dropping an attention weight.
         small_grid: what to do where the grid is smaller than the window: raise, or append zeros as above.
-        backend: None takes the fused kernel where one can serve, else the reference; "fused" or "reference" insist.
+        backend: None uses the fused kernel if it supports the call, else the reference; "fused" and "reference" insist.
 
     Returns:
         `[B, *grid, nh, hd_v]`.

@@ -108,7 +108,7 @@ class WindowAttention(BackendModule):
         return table.movedim(-1, 0).flip(list(range(1, table.ndim)))
 
     def extra_repr(self) -> str:
-        """Name what the parameters' shapes do not tell."""
+        """Describe the options that the parameters' shapes do not show."""
         return (
             f"num_heads={self.num_heads}, window_size={self.window_size}, shift_size={self.shift_size}, "
             f"small_grid={self.small_grid!r}"

@@ -1,7 +1,7 @@
 """Window attention in eager PyTorch: every query sees the tokens of its window.
 
-The grid is a multiple of the window. Shifted windows are made by rolling the grid: what the roll carries across the
-border shares a window with tokens from the other side, and the two are hidden from one another.
+The grid is a multiple of the window. Shifted windows are made by rolling the grid. Tokens that the roll carries across
+the border share a window with tokens from the other side; the two are hidden from one another.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""NATTEN's interface on regard's neighborhood attention: what NATTEN removed, and what it has now.
+"""NATTEN's interface on regard's neighborhood attention: its current functions and the ones it removed.
 
 Use it by its own name, `from regard.compat.natten import na2d`, or call `install()` before code that imports `natten`.
 """
 
 from regard.compat.natten import _switches
 from regard.compat.natten._finder import __version__, install
-from regard.compat.natten._switches import *  # noqa: F403 -- its names stand there
+from regard.compat.natten._switches import *  # noqa: F403 -- lists its names
 from regard.compat.natten.functional import (
     na1d,
     na1d_av,

@@ -34,7 +34,7 @@ LOCK = Lock()
 
 
 def install() -> bool:
-    """Make `import natten`, and what is imported from it, resolve to `regard.compat.natten` in this process.
+    """Resolve `import natten` and its submodules to `regard.compat.natten` in this process.
 
     A NATTEN that is installed stays: then a warning says so and nothing changes. Calling it again changes nothing.
     Call it before the code that imports NATTEN: transformers asks once whether it is there, and remembers.
@@ -61,7 +61,7 @@ def install() -> bool:
 
 
 def _other_is_there() -> bool:
-    """Tell whether somebody else's `natten` is imported or can be."""
+    """Whether another package named `natten` is imported or can be."""
     module = sys.modules.get("natten")
     if not _is_empty(module):
         return not _is_ours(getattr(getattr(module, "__spec__", None), "loader", None))
@@ -71,7 +71,7 @@ def _other_is_there() -> bool:
 
 
 def _is_empty(module: ModuleType | None) -> bool:
-    """Tell a folder without code, or None, which bars an import, from a module."""
+    """Whether an entry is a module: not a folder without code, and not None, which bars an import."""
     spec = getattr(module, "__spec__", None)
     return module is None or (spec is not None and _is_folder(spec))
 
@@ -81,7 +81,7 @@ def _is_folder(spec: ModuleSpec) -> bool:
 
 
 def _is_ours(part: object) -> bool:
-    """Know our finder and loader by their mark: reloading this file makes the classes anew."""
+    """Whether a finder or loader is regard's, by its mark: reloading this file creates the classes anew."""
     return getattr(part, "serves", None) == CONTENTS["natten"]
 
 
@@ -109,7 +109,7 @@ class _Loader(Loader):
         self.source = source
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return None  # a plain new one: ours keep their own names
+        return None  # a plain new module: regard's keep their own names
 
     def exec_module(self, module: ModuleType) -> None:
         vars(module).update({name: getattr(self.source, name) for name in self.source.__all__})

@@ -1,7 +1,7 @@
-"""NATTEN's questions about kernels, and its switches. The answers are regard's; the switches change nothing.
+"""NATTEN's queries and switches. The answers are regard's; the switches change nothing.
 
-Fused attention is always there, in all dtypes and on all devices. Of what NATTEN can turn on besides (tiled and GEMM
-kernels, TF32 in them, an autotuner, KV parallelism, compiled Flex attention) there is nothing.
+Fused attention is always available, in all dtypes and on all devices. NATTEN's other features (tiled and GEMM kernels,
+TF32 in them, an autotuner, KV parallelism, compiled Flex attention) do not exist here.
 """
 
 from __future__ import annotations
@@ -63,17 +63,17 @@ __all__ = [
 
 
 def has_cuda() -> bool:
-    """Tell whether there is a GPU of NVIDIA."""
+    """Whether an NVIDIA GPU is available."""
     return torch.cuda.is_available()
 
 
 def are_deterministic_algorithms_enabled() -> bool:
-    """Tell what PyTorch was told: there is no switch besides its own."""
+    """Return PyTorch's own setting, the only one here."""
     return torch.are_deterministic_algorithms_enabled()
 
 
 def get_memory_usage_preference() -> str:
-    """Tell that there is no preference."""
+    """Return that no preference is set."""
     return "default"
 
 

@@ -291,7 +291,7 @@ def na3d_av(
 
 
 def check_named(unnamed: tuple[object, ...]) -> None:
-    """Refuse what means something else in every version of NATTEN; ones mean the same whatever they are called."""
+    """Refuse positional options, whose meaning differs between versions of NATTEN; ones are the same under each."""
     if unnamed and not (len(unnamed) == 1 and _are_ones(unnamed[0])):
         raise TypeError(
             f"arguments after kernel_size must be named, got {unnamed}: first among them is the dilation in NATTEN up "

@@ -188,7 +188,7 @@ class NeighborhoodAttention3D(_Interface, NeighborhoodAttention3d):
 
 
 def _is_newer(older: dict[str, object], newer: dict[str, object]) -> bool:
-    """Tell NATTEN 0.17 and later from what was before, by the arguments that only one of them has."""
+    """Whether the arguments are those of NATTEN 0.17 and later, by the arguments that only one generation has."""
     before, after = ([name for name, value in names.items() if value is not None] for names in (older, newer))
     if before and after:
         raise UnsupportedError(
