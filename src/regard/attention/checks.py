@@ -106,7 +106,7 @@ def whole(name: str, value: int, minimum: int = 1) -> int:
         raise TypeError(f"{name} must be a whole number, got {value!r}")
     if value < minimum:
         raise ShapeError(f"{name} must be at least {minimum}, got {value}")
-    return index(value)
+    return value if isinstance(value, torch.SymInt) else index(value)  # an index would fix a dynamic size
 
 
 def per_axis(name: str, value: int | Sequence[int], axes: int, minimum: int = 0) -> tuple[int, ...]:

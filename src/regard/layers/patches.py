@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
@@ -59,7 +60,7 @@ class PatchMerging(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Join, normalize and project."""
         height, width = x.shape[1:3]
-        if height % 2 or width % 2:
+        if isinstance(height, torch.SymInt) or height % 2 or width % 2:  # a dynamic size may be odd
             x = pad(x, (0, 0, 0, width % 2, 0, height % 2))
         x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # [B, H / 2, 2, W / 2, 2, C]
         x = x.permute(0, 1, 3, 4, 2, 5).flatten(3)  # [B, H / 2, W / 2, 4 * C]

@@ -47,9 +47,10 @@ def interpolate_position(
             f"embedding must be [{tokens}, C] or [1, {tokens}, C] for grid {tuple(old_grid)} and {num_prefix_tokens=}, "
             f"got {list(embedding.shape)}; check old_grid and num_prefix_tokens"
         )
-    if len(old_grid) != len(new_grid) or min(*new_grid, *old_grid) < 1:
+    if len(old_grid) != len(new_grid) or any(length < 1 for length in (*new_grid, *old_grid)):
         raise ShapeError(f"old_grid and new_grid must have equal axes of at least 1, got {old_grid} and {new_grid}")
-    if tuple(old_grid) == tuple(new_grid):
+    is_dynamic = any(isinstance(length, torch.SymInt) for length in new_grid)  # then the program serves any grid
+    if not is_dynamic and tuple(old_grid) == tuple(new_grid):
         return embedding
     if len(old_grid) > 2:
         raise UnsupportedError(
@@ -112,7 +113,7 @@ def sincos_position(
         tensor([0.8415, 0.0000, 0.5403, 1.0000])
     """
     axes = len(grid)
-    if axes not in (1, 2, 3) or min(grid) < 1:
+    if axes not in (1, 2, 3) or any(length < 1 for length in grid):
         raise ShapeError(f"grid must have 1, 2 or 3 axes of at least 1, got {tuple(grid)}")
     if dim < 1 or dim % (2 * axes):
         raise ShapeError(f"dim must be a positive multiple of 2 * axes = {2 * axes}, got {dim}")
@@ -140,7 +141,7 @@ class PositionEmbedding(nn.Module):
         super().__init__()
         if kind not in ("learned", "sincos"):
             raise OptionError.unknown("kind", kind, ("learned", "sincos"))
-        if dim < 1 or len(grid) not in (1, 2, 3) or min(grid) < 1:
+        if dim < 1 or len(grid) not in (1, 2, 3) or any(length < 1 for length in grid):
             raise ShapeError(f"dim and the 1, 2 or 3 axes of grid must be at least 1, got {dim=} and {grid=}")
         self.dim = dim
         self.grid = tuple(grid)

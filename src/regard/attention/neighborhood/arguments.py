@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 from regard.attention import checks
-from regard.attention.grid import pad_grid
+from regard.attention.grid import at_least, pad_grid
 from regard.attention.neighborhood.op import OPERATOR
 from regard.attention.neighborhood.reference import Arguments
 from regard.errors import ShapeError
@@ -53,7 +53,9 @@ def prepare(
         table = (query.shape[-2], *(2 * size - 1 for size in window.kernel_size))
         checks.check_shape("bias", bias, table, "is [nh, 2 * kernel_size - 1 per axis]")
     scale = checks.scale_of(query, scale)
-    query, key, value = (pad_grid(tensor, window.extent) for tensor in (query, key, value))
+    if small_grid == "pad":
+        padded = at_least(query.shape[1:-2], window.extent)
+        query, key, value = (pad_grid(tensor, padded) for tensor in (query, key, value))
     arguments = Arguments(query, key, value, *window, bias, scale, dropout_p)
     return arguments, OPERATOR.reasons(arguments)
 

@@ -98,7 +98,7 @@ def neighborhood_attention(
         out = OPERATOR(*arguments[:-1])
     else:
         out = reference.neighborhood_attention(*arguments)
-    return crop_grid(out, query.shape[1:-2])
+    return crop_grid(out, query.shape[1:-2]) if small_grid == "pad" else out
 
 
 def neighborhood_weights(
@@ -136,7 +136,7 @@ def neighborhood_weights(
         small_grid=small_grid,
     )
     weights = reference.neighborhood_weights(arguments.query, arguments.key, *arguments[3:-1])
-    return crop_grid(weights, query.shape[1:-2])
+    return crop_grid(weights, query.shape[1:-2]) if small_grid == "pad" else weights
 
 
 def neighborhood_bias_index(

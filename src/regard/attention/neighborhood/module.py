@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from regard.attention import checks
 from regard.attention._backend import Backend, BackendModule
-from regard.attention.grid import crop_grid, pad_grid
+from regard.attention.grid import at_least, crop_grid, pad_grid
 from regard.attention.neighborhood.function import neighborhood_attention, neighborhood_weights
 from regard.onednn import dense
 
@@ -74,7 +74,8 @@ class _NeighborhoodAttention(BackendModule):
             dropout_p=self._dropout_p(),
             backend=self.backend,
         )
-        return self.proj_drop(dense(self.proj, crop_grid(out, x.shape[1:-1]).flatten(-2)))  # [B, *grid, C]
+        out = crop_grid(out, x.shape[1:-1]) if self.small_grid == "pad" else out
+        return self.proj_drop(dense(self.proj, out.flatten(-2)))  # [B, *grid, C]
 
     def attention_weights(self, x: Tensor) -> Tensor:
         """Return the weights that `forward` applies to an input, without dropout; see `neighborhood_weights`."""
@@ -89,12 +90,13 @@ class _NeighborhoodAttention(BackendModule):
             bias=self._bias(query),
             scale=self.scale,
         )
-        return crop_grid(weights, x.shape[1:-1])
+        return crop_grid(weights, x.shape[1:-1]) if self.small_grid == "pad" else weights
 
     def _project(self, x: Tensor) -> tuple[Tensor, ...]:
         checks.check_input(x, (self.axes + 2,), f"[B, {self.axes} grid axes, C]", self.qkv.weight)
         if self.small_grid == "pad":  # before the projection: a padded key is the projection's bias
-            x = pad_grid(x, [size * step for size, step in zip(self.kernel_size, self.dilation, strict=True)])
+            extent = [size * step for size, step in zip(self.kernel_size, self.dilation, strict=True)]
+            x = pad_grid(x, at_least(x.shape[1:-1], extent))
         return dense(self.qkv, x).unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(-3)
 
     def _dropout_p(self) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
@@ -100,7 +101,7 @@ class Swin(Backbone):
         """Cut images into tokens, `[B, H, W, C]`."""
         height, width = x.shape[2:]
         size = self.config.patch_size
-        if height % size or width % size:
+        if isinstance(height, torch.SymInt) or height % size or width % size:  # a dynamic size may need padding
             x = pad(x, (0, -width % size, 0, -height % size))
         return self.patch_embed(x)
 
