@@ -11,14 +11,16 @@ Hold a kernel, or any other computation of the same values, to the budget of its
     expected = truth(reference, query, key, value)  # in the dtype of the inputs
     assert_within_budget(kernel(query, key, value), expected)
 
-Gradients have budgets, too: call `torch.autograd.grad` inside the function and return the results. For a module, pass
-a copy in float64: `truth(copy.deepcopy(module).double(), x)`. Arguments may be dictionaries or sequences of tensors.
-For the samples of the mechanisms, `attention.oracle.truth_of(mechanism, sample, dtype)` computes each budget once.
+The function may be a module: a copy in float64 is evaluated. Gradients have budgets, too: call `torch.autograd.grad`
+inside the function and return the results. Arguments may be keywords, dictionaries or sequences of tensors. While a
+budget is computed, regard's kernels are switched off, so that functions and modules with `backend=None` take their
+references. For the samples of the mechanisms, `attention.oracle.truth_of(mechanism, sample, dtype)` computes each
+budget once.
 
-Hold a definition to an independent definition, both in float64:
+Hold a definition, evaluated in float64, to an independent definition in float64:
 
-    reference = partial(softmax_attention, backend="reference")
-    assert_definition(reference, query, key, value, exact=brute_force(query.double(), key.double(), value.double()))
+    assert_definition(softmax_attention, query, key, value, scale=0.5, exact=other(query, key, value))
+    assert_definition(our_module, x, exact=timm_module.double()(x.double()))
 
 The model of rounding:
 
@@ -32,19 +34,25 @@ The model of rounding:
 * Copies, comparisons and selections are exact.
 """
 
+import copy
 import math
 from dataclasses import dataclass
+from functools import partial
+from unittest.mock import patch
 
 import torch
 from torch._decomp import get_decompositions
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from regard.attention._native import loader
 
 aten, prims = torch.ops.aten, torch.ops.prims
 
 DRAWS = 8
 DEVIATIONS = 5  # in units of the standard deviation
+NO_KERNELS = loader.Native(None, "", "kernels are switched off to compute a budget")
 FUNCTION_ROUNDINGS = 4  # the largest error of exp and other functions, in units of eps / 2
 
 
@@ -57,18 +65,18 @@ class Truth:
     dtype: torch.dtype
 
 
-def truth(function, *inputs, dtype=None, draws=DRAWS):
-    """Evaluate `function` in float64 at `inputs`, and compute its budget in `dtype`, by default that of the inputs."""
-    tensors = []
-    tree_map_only(torch.Tensor, tensors.append, inputs)
-    dtype = next(tensor.dtype for tensor in tensors if tensor.is_floating_point()) if dtype is None else dtype
-    inputs = widened(inputs)
-    with sdpa_kernel(SDPBackend.MATH):
-        exact = evaluate(function, inputs)
+def truth(function, *inputs, dtype=None, draws=DRAWS, **keywords):
+    """Evaluate `function` in float64, and compute its budget in `dtype`, by default that of the inputs."""
+    if dtype is None:
+        tensors = [one for one in tree_leaves((inputs, keywords)) if is_floating(one)]
+        dtype = tensors[0].dtype
+    function = widened(function, inputs, keywords)
+    with sdpa_kernel(SDPBackend.MATH), patch.object(loader, "NATIVE", NO_KERNELS):
+        exact = evaluate(function)
         squares = [torch.zeros_like(result) for result in exact]
         for draw in range(draws):
             with Rounding(dtype, seed=draw):
-                rounded = evaluate(function, inputs)
+                rounded = evaluate(function)
             for square, one, result in zip(squares, rounded, exact, strict=True):
                 square += (one - result).square() / draws
     spreads = (square.max().sqrt().item() if square.numel() else 0.0 for square in squares)
@@ -83,13 +91,14 @@ def assert_within_budget(got, expected):
         assert error(one, exact) <= allowed, f"error {error(one, exact):.3g}, budget {allowed:.3g}"
 
 
-def assert_definition(function, *inputs, exact):
+def assert_definition(function, *inputs, exact, **keywords):
     """Hold `function`, evaluated in float64, to the results of an independent computation in float64.
 
     Both round, so the difference may be twice the budget.
     """
-    ours = truth(function, *inputs, dtype=torch.float64)
-    for one, other, allowed in zip(ours.exact, leaves(exact), ours.allowed, strict=True):
+    allowances = truth(function, *inputs, dtype=torch.float64, **keywords).allowed
+    ours = evaluate(widened(function, inputs, keywords))
+    for one, other, allowed in zip(ours, leaves(exact), allowances, strict=True):
         assert one.shape == other.shape and one.dtype == other.dtype == torch.float64
         assert error(one, other) <= 2 * allowed, f"difference {error(one, other):.3g}, budget {2 * allowed:.3g}"
 
@@ -110,15 +119,18 @@ def rounding(exact, dtype):
     return info.eps * max(exact.abs().max().item(), info.smallest_normal) if exact.numel() else 0.0
 
 
-def widened(inputs):
-    """The same inputs in float64, without their history."""
-    return tree_map_only(
-        torch.Tensor, lambda one: one.detach().double() if one.is_floating_point() else one.detach(), inputs
+def widened(function, inputs, keywords):
+    """The call in float64, with inputs of no history."""
+    inputs, keywords = tree_map_only(
+        torch.Tensor, lambda one: one.detach().double() if is_floating(one) else one.detach(), (inputs, keywords)
     )
+    if isinstance(function, torch.nn.Module):
+        function = copy.deepcopy(function).double()
+    return partial(function, *inputs, **keywords)
 
 
-def evaluate(function, inputs):
-    return tuple(result.detach() for result in leaves(function(*inputs)))
+def evaluate(function):
+    return tuple(result.detach() for result in leaves(function()))
 
 
 class Rounding(TorchDispatchMode):
@@ -138,12 +150,15 @@ class Rounding(TorchDispatchMode):
         if operation in SPLIT:
             with self:
                 return SPLIT[operation](*args, **kwargs)
+        if operation._can_decompose():
+            with self:
+                return operation.decompose(*args, **kwargs)
         name = operation._schema.name.partition("::")[2]
         if name.removesuffix("_") in EXACT or operation.is_view:
             return operation(*args, **kwargs)
         sums = SUMS[name](operation, args, kwargs) if name in SUMS else [(0, None)]
         results = operation(*args, **kwargs)
-        rounded = [(one, *terms) for one, terms in zip(leaves(results), sums, strict=False) if is_rounded(one)]
+        rounded = [(one, *terms) for one, terms in zip(leaves(results), sums, strict=False) if is_floating(one)]
         if rounded and name not in SUMS and torch.Tag.pointwise not in operation.tags:
             raise NotImplementedError(f"{operation} has no model of its rounding; add it to tests/budget.py")
         for result, terms, squares in rounded:
@@ -169,8 +184,8 @@ class Rounding(TorchDispatchMode):
         result += torch.where(result.isfinite(), result * relative + absolute, 0.0)
 
 
-def is_rounded(result):
-    return isinstance(result, torch.Tensor) and result.is_floating_point()
+def is_floating(value):
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
 def square(tensor):
@@ -194,7 +209,7 @@ def of_convolution_backward(operation, args, kwargs):
 
 
 def of_sum(operation, args, kwargs):
-    if not is_rounded(args[0]):
+    if not is_floating(args[0]):
         return [(0, None)]
     squares = operation(square(args[0]), *args[1:], **kwargs)
     return [(args[0].numel() / max(squares.numel(), 1), squares)]
@@ -202,7 +217,7 @@ def of_sum(operation, args, kwargs):
 
 def of_scattered(operation, args, kwargs):
     """Index and scatter additions; their number of terms is one for each element of the result."""
-    if not is_rounded(args[0]) or ("put" in operation.name() and not (args[3:] or [False])[0]):
+    if not is_floating(args[0]) or ("put" in operation.name() and not (args[3:] or [False])[0]):
         return [(0, None)]
     into, *where, source = args[:4] if "put" not in operation.name() else args[:3]
     terms = operation(torch.ones_like(into), *where, torch.ones_like(source), *args[4:])
@@ -220,6 +235,10 @@ def variance(tensor, dim=None, correction=1, keepdim=False):
     return total / (tensor.numel() / max(total.numel(), 1) - correction)
 
 
+def variance_and_mean(tensor, dim=None, correction=1, keepdim=False):
+    return variance(tensor, dim, correction, keepdim), mean(tensor, dim, keepdim)
+
+
 # Operations that are split into simpler ones, so that each step has its own error.
 SPLIT = get_decompositions(
     [
@@ -227,6 +246,7 @@ SPLIT = get_decompositions(
         aten._log_softmax_backward_data,
         aten._native_batch_norm_legit,
         aten._native_batch_norm_legit_no_training,
+        aten._safe_softmax,
         aten._softmax,
         aten._softmax_backward_data,
         aten.addmm,
@@ -246,6 +266,7 @@ SPLIT = get_decompositions(
     aten.mean.default: mean,
     aten.mean.dim: mean,
     aten.var.correction: variance,
+    aten.var_mean.correction: variance_and_mean,
     prims.var.default: variance,
 }
 

@@ -12,6 +12,7 @@ import torch
 from attention.oracle import run_with_gradients, truth_of
 from budget import assert_definition, assert_within_budget, truth
 from regard.attention import MECHANISMS
+from regard.errors import UnsupportedError
 
 TESTS = Path(__file__).parent
 LOWERED = {
@@ -174,13 +175,17 @@ def test_wrong_shapes_dtypes_and_numbers_of_results_are_rejected():
             assert_within_budget(wrong, expected)
 
 
-def test_a_kernel_has_no_truth():
+def test_kernels_are_switched_off():
+    """A function or module with `backend=None` takes its reference, and an explicit kernel is an error."""
     mechanism = next(one for one in MECHANISMS if one.name == "neighborhood")
     sample = mechanism.samples[0]
-    if mechanism.unsupported_reasons(**sample.tensors(), **sample.options):
-        pytest.skip("no kernels in this install")
-    with pytest.raises(NotImplementedError, match="is a kernel; pass a reference"):
-        truth(lambda tensors: mechanism.function(**tensors, **sample.options), sample.tensors())
+    chosen, reference = (
+        truth(mechanism.function, **sample.tensors(), **sample.options, backend=backend)
+        for backend in (None, "reference")
+    )
+    assert chosen.allowed == reference.allowed and torch.equal(chosen.exact[0], reference.exact[0])
+    with pytest.raises(UnsupportedError, match="kernels are switched off"):
+        truth(mechanism.function, **sample.tensors(), **sample.options, backend="fused")
 
 
 def test_an_unknown_operation_is_an_error():
