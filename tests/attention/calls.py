@@ -3,14 +3,13 @@
 import pytest
 import torch
 
-from budget import assert_within_budget, leaves
+from budget import Truth, assert_within_budget
 from regard.attention import MECHANISMS
+
+from .oracle import truth_of
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 BROAD = 4  # samples per mechanism that `make test` runs; `make test-all` runs all
-
-# Constants that a softmax cancels: all of their gradient is rounding, with nothing to measure it by; a law bounds it.
-CANCELED = {"query_bias", "key_bias", "logits_bias"}
 
 
 def has_kernel(mechanism, sample, device="cpu"):
@@ -52,21 +51,6 @@ CALLS = parameters()
 FIRST = parameters(lambda mechanism: mechanism.samples[:1])
 
 
-def run(mechanism, sample, tensors, backend="reference"):
-    return mechanism.function(**tensors, **sample.options, backend=backend)
-
-
-def run_with_gradients(mechanism, sample, tensors, backend="reference"):
-    """The outputs and the gradients of a fixed projection of them, one after the other."""
-    tensors = {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
-    outputs = leaves(run(mechanism, sample, tensors, backend))
-    generator = torch.Generator().manual_seed(99)
-    seeds = [torch.randn(o.shape, generator=generator, dtype=torch.float64).to(o) for o in outputs]
-    gradients = torch.autograd.grad(outputs, list(tensors.values()), seeds)
-    kept = [grad * 0 if name in CANCELED else grad for name, grad in zip(tensors, gradients, strict=True)]
-    return (*(o.detach() for o in outputs), *kept)
-
-
 def strided(tensor):
     """The same values, neither contiguous nor dense: every second element of a reversed-axes storage."""
     storage = torch.full((*reversed(tensor.shape), 2), torch.nan, dtype=tensor.dtype, device=tensor.device)
@@ -76,8 +60,6 @@ def strided(tensor):
 
 def assert_within_budget_of(mechanism, sample, got, dtype=torch.float32):
     """Hold the outputs of a call, and its gradients where `got` has them, to what rounding in `dtype` allows."""
-    tensors = sample.tensors(dtype)
-    exact = run_with_gradients(mechanism, sample, {name: tensor.double() for name, tensor in tensors.items()})
-    plain = run_with_gradients(mechanism, sample, tensors)
-    got = tuple(result.cpu() for result in got)
-    assert_within_budget(got, plain=plain[: len(got)], exact=exact[: len(got)])
+    truth = truth_of(mechanism, sample, dtype)
+    results = tuple(result.cpu() for result in got)
+    assert_within_budget(results, Truth(truth.exact[: len(got)], truth.allowed[: len(got)], dtype))

@@ -1,5 +1,6 @@
 """One contract for all mechanisms: every check on every sample, for each backend on each device that is there."""
 
+from functools import partial
 from importlib import import_module
 
 import pytest
@@ -13,10 +14,9 @@ from .calls import (
     FIRST,
     assert_within_budget_of,
     on_backends,
-    run,
-    run_with_gradients,
     strided,
 )
+from .oracle import run, run_with_gradients
 
 BACKENDS = on_backends(CALLS)
 FUSED = on_backends(CALLS, ["fused"])
@@ -27,11 +27,9 @@ fused = pytest.mark.parametrize(("mechanism", "sample", "backend", "device"), FU
 
 @calls
 def test_definition(mechanism, sample):
-    single = sample.tensors(torch.float32)
-    double = {name: tensor.double() for name, tensor in single.items()}
+    tensors = {name: tensor.double() for name, tensor in sample.tensors(torch.float32).items()}
     brute_force = import_module(f"{__package__}.{mechanism.name}.brute_force").brute_force
-    exact = brute_force(**double, **sample.options)
-    assert_definition(run(mechanism, sample, double), single=run(mechanism, sample, single), exact=exact)
+    assert_definition(partial(run, mechanism, sample), tensors, exact=brute_force(**tensors, **sample.options))
 
 
 @backends

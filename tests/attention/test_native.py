@@ -50,11 +50,6 @@ needs_native = pytest.mark.skipif(NATIVE.library is None, reason=f"no kernels in
 INSTRUCTION_SETS = loader.RUNNABLE.get(torch.backends.cpu.get_cpu_capability(), ("portable",))
 
 
-def draw(*shape, count=3, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(count, *shape, generator=generator).to(dtype).unbind()
-
-
 @needs_native
 @pytest.mark.parametrize("name", INSTRUCTION_SETS)
 @pytest.mark.parametrize(("mechanism", "sample"), CALLS)
@@ -72,8 +67,8 @@ def test_instruction_sets(mechanism, sample, name, monkeypatch):
 @needs_native
 @pytest.mark.parametrize(("grid", "heads", "head_dim", "kernel", "options"), GRIDS, ids=str)
 def test_larger_grids(grid, heads, head_dim, kernel, options):
-    tensors = dict(zip(("query", "key", "value"), draw(1, *grid, heads, head_dim), strict=True))
-    (tensors["bias"],) = draw(heads, *(2 * size - 1 for size in kernel), count=1)
+    tensors = dict(zip(("query", "key", "value"), draw(3, 1, *grid, heads, head_dim), strict=True))
+    tensors["bias"] = draw(heads, *(2 * size - 1 for size in kernel))
     assert_kernel_within_budget(neighborhood_attention, tensors, kernel_size=kernel, **options)
 
 
@@ -135,7 +130,7 @@ def test_wide_heads(seed):
 
 @needs_native
 def test_default_on_the_cpu():
-    query, key, value = draw(1, 6, 6, 2, 4)
+    query, key, value = draw(3, 1, 6, 6, 2, 4)
     with torch.profiler.profile() as profile:
         neighborhood_attention(query, key, value, 3)
     assert "regard::neighborhood_attention" in {event.key for event in profile.key_averages()}
@@ -147,7 +142,7 @@ def test_default_on_the_cpu():
 @pytest.mark.parametrize("axes", [1, 2, 3])
 @pytest.mark.parametrize("name", LOCAL)
 def test_opcheck(name, axes, permuted):
-    tensors = [*draw(2, *[6] * axes, 2, 8), torch.randn(2, *[5] * axes)]
+    tensors = [*draw(3, 2, *[6] * axes, 2, 8), torch.randn(2, *[5] * axes)]
     if permuted:
         tensors = [tensor.transpose(0, 1).contiguous().transpose(0, 1) for tensor in tensors]
     tensors = [tensor.requires_grad_() for tensor in tensors]
@@ -164,7 +159,7 @@ def test_opcheck(name, axes, permuted):
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # opcheck's own
 @pytest.mark.parametrize("bias", [False, True])
 def test_opcheck_of_talking_heads(bias):
-    query, key = draw(2, 9, 3, 8, count=2)
+    query, key = draw(2, 2, 9, 3, 8)
     value = torch.randn(2, 9, 2, 5)
     mixes = [torch.randn(4, 3), torch.randn(2, 4), *((torch.randn(4), torch.randn(2)) if bias else (None, None))]
     tensors = [None if tensor is None else tensor.requires_grad_() for tensor in (query, key, value, *mixes)]
@@ -174,7 +169,7 @@ def test_opcheck_of_talking_heads(bias):
 @needs_native
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # opcheck's own
 def test_opcheck_of_the_pooled_family():
-    query, key, value = (tensor.requires_grad_() for tensor in draw(2, 12, 7))
+    query, key, value = (tensor.requires_grad_() for tensor in draw(3, 2, 12, 7))
     weight, score = torch.randn(7, requires_grad=True), torch.randn(2, 12, 1, requires_grad=True)
     operators = torch.ops.regard
     tokens = [tensor.detach().unflatten(-1, (1, 7)).requires_grad_() for tensor in (query, key)]
@@ -188,7 +183,7 @@ def test_opcheck_of_the_pooled_family():
 @needs_native
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_the_pooled_family_has_the_same_bits_for_any_number_of_threads(threads):
-    query, key = draw(3, 150, 40, count=2)
+    query, key = draw(2, 3, 150, 40)
     expected = efficient_additive_attention(query, key, query[0, 0])
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -215,7 +210,7 @@ def test_talking_heads_in_blocks():
 @needs_native
 @local
 def test_vmap(attention):
-    query, key, value = draw(5, 2, 6, 9, 2, 4)
+    query, key, value = draw(3, 5, 2, 6, 9, 2, 4)
     tables = torch.randn(5, 2, 5, 5)
 
     def attend(query, key, value, bias):
@@ -233,7 +228,7 @@ def test_vmap(attention):
 @local
 def test_batched_gradients(attention):
     """Rows of a Jacobian at once; the bias gradient of one must not mix with another's."""
-    query, key, value = (tensor.requires_grad_() for tensor in draw(1, 3, 6, 2, 4))
+    query, key, value = (tensor.requires_grad_() for tensor in draw(3, 1, 3, 6, 2, 4))
     bias = torch.randn(2, 5, 5, requires_grad=True)
     inputs = [query, key, value, bias]
     out = attention(query, key, value, bias=bias)
@@ -260,7 +255,7 @@ TRANSFORMS = {
 @pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
 @local
 def test_transforms_take_the_reference(attention, transform):
-    query, key, value = draw(1, 6, 6, 2, 4)
+    query, key, value = draw(3, 1, 6, 6, 2, 4)
     got, expected = (transform(attending(attention, key, value, backend), query) for backend in (None, "reference"))
     assert torch.equal(got, expected) and got.abs().max() > 0
     with pytest.raises(UnsupportedError, match=r"forward-mode|torch\.func|jit\.trace"):
@@ -271,7 +266,7 @@ def test_transforms_take_the_reference(attention, transform):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @local
 def test_autocast_has_its_dtype(attention, dtype):
-    query, key, value = draw(1, 6, 6, 2, 4)
+    query, key, value = draw(3, 1, 6, 6, 2, 4)
     with torch.autocast("cpu", dtype):
         out = attention(query, key, value, backend="fused")
         wide = attention(query.double(), key.double(), value.double(), backend="fused")
@@ -284,7 +279,7 @@ def test_autocast_has_its_dtype(attention, dtype):
 @local
 def test_nan_is_not_hidden(attention, dtype):
     """A key of NaNs makes every query that sees it NaN, and so does a bias."""
-    query, key, value = draw(1, 9, 9, 2, 4, dtype=dtype)
+    query, key, value = draw(3, 1, 9, 9, 2, 4, dtype=dtype)
     key[0, 4, 4, 1] = torch.nan
     bias = torch.zeros(2, 5, 5, dtype=dtype)
     for table in (bias, torch.where(torch.arange(50).reshape(2, 5, 5) == 30, torch.nan, bias)):
@@ -308,7 +303,7 @@ def nan_places(function, *tensors, **options):
 @needs_native
 @pytest.mark.parametrize("which", [0, 1], ids=["query", "key"])
 def test_regions_of_a_shifted_window_are_apart(which):
-    tensors = draw(1, 7, 7, 1, 4)
+    tensors = draw(3, 1, 7, 7, 1, 4)
     tensors[which][0, 1, 1] = torch.nan  # the window's last token, after a shift by 2
     got, expected = nan_places(window_attention, *tensors, window_size=7, shift_size=2)
     assert any(0 < one.sum() < one.numel() for one in expected)
@@ -318,7 +313,7 @@ def test_regions_of_a_shifted_window_are_apart(which):
 @needs_native
 @pytest.mark.parametrize("token", [0, 3, 32, 39])
 def test_hidden_tokens_of_additive_attention(token):
-    query, key = draw(1, 40, 2, 4, count=2)
+    query, key = draw(2, 1, 40, 2, 4)
     query, weights = query.abs(), [torch.ones(2, 8)] * 2
     key[0, token, 0, 1] = -torch.inf
     results = [additive_attention(query, key, *weights, backend=backend) for backend in ("fused", "reference")]
@@ -329,7 +324,7 @@ def test_hidden_tokens_of_additive_attention(token):
 @needs_native
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_what_cancels_is_seen_when_it_is_not_finite(value):
-    query, key, values = draw(1, 9, 2, 4)
+    query, key, values = draw(3, 1, 9, 2, 4)
     bad, mixes = torch.tensor([0.0, value]), torch.eye(2)
     weights = torch.ones(2, 8)
     calls = [
@@ -345,7 +340,7 @@ def test_what_cancels_is_seen_when_it_is_not_finite(value):
 
 @needs_native
 def test_vmap_over_nothing():
-    (query,) = draw(0, 1, 4, 1, 2, count=1)
+    query = draw(0, 1, 4, 1, 2)
     assert torch.vmap(lambda one: window_attention(one, one, one, 2, backend="fused"))(query).shape == query.shape
 
 
@@ -406,7 +401,7 @@ def test_export_with_decomposition(name):
         def forward(self, query, key, value):
             return LOCAL[name](query, key, value)
 
-    tensors = draw(1, 6, 9, 2, 4)
+    tensors = draw(3, 1, 6, 9, 2, 4)
     program = torch.export.export(Layer(), tensors)
     assert f"regard.{name}_attention" in str(program.graph)
     decomposed = program.run_decompositions({**torch.export.default_decompositions(), **decompositions()})
@@ -433,7 +428,7 @@ def test_inductor(layer):
 @needs_native
 @local
 def test_flops_are_counted(attention):
-    query, key, value = (tensor.requires_grad_() for tensor in draw(2, 3, 6, 3, 4))
+    query, key, value = (tensor.requires_grad_() for tensor in draw(3, 2, 3, 6, 3, 4))
     with FlopCounterMode(display=False) as counter:
         attention(query, key, value).sum().backward()
     products = 2 * (2 * 18 * 3) * 9 * 4
@@ -475,7 +470,7 @@ def test_offsets_beyond_32_bits(attention):
 @needs_native
 @local
 def test_reasons(attention):
-    query, key, value = draw(1, 3, 6, 1, 300)
+    query, key, value = draw(3, 1, 3, 6, 1, 300)
     with pytest.raises(UnsupportedError) as raised:
         attention(query, key, value, dropout_p=0.1, backend="fused")
     assert "more than 256 channels" in str(raised.value) and "no dropout" in str(raised.value)
@@ -484,7 +479,7 @@ def test_reasons(attention):
 
 @needs_native
 def test_windows_too_large():
-    query, key, value = draw(1, 33, 33, 1, 4)
+    query, key, value = draw(3, 1, 33, 33, 1, 4)
     with pytest.raises(UnsupportedError, match="windows have more than 1024 tokens"):
         window_attention(query, key, value, 33, backend="fused")
 
@@ -492,7 +487,7 @@ def test_windows_too_large():
 def test_without_libraries(monkeypatch):
     monkeypatch.setattr(_native, "__path__", [])
     monkeypatch.setattr(loader, "NATIVE", loader.load())
-    query, key, value = draw(1, 5, 5, 1, 4)
+    query, key, value = draw(3, 1, 5, 5, 1, 4)
     assert neighborhood_attention(query, key, value, 3).shape == query.shape
     assert neighborhood.unsupported_reasons(query, key, value, 3) == [
         "regard was installed without its native library: install it again with a C++ compiler"

@@ -8,7 +8,8 @@ import torch
 from budget import leaves
 from regard.attention import MECHANISMS, decompositions
 
-from .calls import DEVICES, has_kernel, on_backends, parameters, run, smallest
+from .calls import DEVICES, has_kernel, on_backends, parameters, smallest
+from .oracle import run
 
 OPERATORS = [pytest.param(mechanism, id=mechanism.name) for mechanism in MECHANISMS if mechanism.operator]
 exhaustive = pytest.mark.exhaustive

@@ -1,22 +1,19 @@
 """The functions of regard.compat.natten: NATTEN's values, regard's definition, old layouts and argument orders."""
 
 import inspect
-import json
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from budget import assert_within_budget
-from golden.weights import image
+from budget import assert_within_budget, truth
+from drawing import draw
+from natten_golden import OPERATORS, assert_natten_values
 from regard.attention import neighborhood_attention
 from regard.compat.natten import functional
 from regard.errors import ShapeError, UnsupportedError
 
-GOLDEN = Path(__file__).parents[1] / "golden"
-OPERATORS = json.loads((GOLDEN / "natten_ops_dev.json").read_text())
 CASES = {
     "1d": ((11,), {"kernel_size": 5, "dilation": 2}),
     "1d even": ((12,), {"kernel_size": 4, "dilation": 3}),
@@ -41,35 +38,10 @@ def fused(query, key, value, bias=None, **options):
     return getattr(functional, f"na{query.ndim - 3}d")(query, key, value, rpb=bias, **options)
 
 
-def draw(*shape, count=3, seed=0, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(count, *shape, generator=generator, dtype=torch.float64).to(dtype).unbind()
-
-
 @pytest.mark.parametrize("attention", [pipeline, fused])
 @pytest.mark.parametrize("record", OPERATORS, ids=[record["name"] for record in OPERATORS])
 def test_natten_operators(record, attention):
-    """Outputs and all gradients of NATTEN 0.17.5's CPU operators: two float32 computations of the same values."""
-    golden = load_file(GOLDEN / "natten_ops_dev.safetensors")
-    shape = [record["batch"], *record["grid"], record["heads"], record["head_dim"]]
-    query, key, value, seed = (image(shape, record["seed"] + i) for i in range(4))
-    tensors = {"query": query, "key": key, "value": value}
-    if record["bias"]:
-        table = [record["heads"], *(2 * kernel - 1 for kernel in record["kernel_size"])]
-        tensors["bias"] = image(table, record["seed"] + 4)
-    options = {name: record[name] for name in ("kernel_size", "dilation", "is_causal")}
-
-    def results(dtype):
-        inputs = {name: tensor.to(dtype).requires_grad_() for name, tensor in tensors.items()}
-        out = attention(**inputs, **options)
-        return [out.detach(), *torch.autograd.grad(out, list(inputs.values()), seed.to(dtype))]
-
-    names = [f"{record['name']}.{part}" for part in ("out", "dq", "dk", "dv", "dbias")]
-    for name, ours, exact in zip(names, results(torch.float32), results(torch.float64), strict=False):
-        rounding = 2 * (ours - exact).abs().max() + torch.finfo(torch.float32).eps * exact.abs().max()
-        assert (golden[name] - exact).abs().max() <= 2 * rounding, name
-        few = 16 * torch.finfo(torch.float32).eps * golden[name].abs().max()  # whatever our own error is
-        assert (golden[name] - ours).abs().max() <= few, name
+    assert_natten_values(attention, record)
 
 
 @pytest.mark.parametrize("attention", [pipeline, fused])
@@ -77,25 +49,24 @@ def test_natten_operators(record, attention):
 def test_regards_attention(case, attention):
     """Outputs and gradients, with the bias, on odd and even sizes, dilated, causal."""
     grid, options = CASES[case]
-    query, key, value, seed = draw(2, *grid, 3, 8, count=4)
+    query, key, value, grad = draw(4, 2, *grid, 3, 8)
     kernel = options["kernel_size"]
     kernel = kernel if isinstance(kernel, tuple) else (kernel,) * len(grid)
-    (bias,) = draw(3, *(2 * size - 1 for size in kernel), count=1)
+    bias = draw(3, *(2 * size - 1 for size in kernel))
 
-    def results(function, dtype, **more):
-        inputs = [tensor.to(dtype).requires_grad_() for tensor in (query, key, value, bias)]
-        out = function(*inputs[:3], bias=inputs[3], **options, **more)
-        return (out.detach(), *torch.autograd.grad(out, inputs, seed.to(dtype)))
+    def results(function, grad, *tensors):
+        inputs = [tensor.requires_grad_() for tensor in tensors]
+        out = function(*inputs[:3], bias=inputs[3], **options)
+        return out.detach(), *torch.autograd.grad(out, inputs, grad)
 
-    plain, exact = (
-        results(neighborhood_attention, dtype, backend="reference") for dtype in (torch.float32, torch.float64)
-    )
-    assert_within_budget(results(attention, torch.float32), plain=plain, exact=exact)
+    tensors = [tensor.float() for tensor in (grad, query, key, value, bias)]
+    expected = truth(partial(results, neighborhood_attention), *tensors)
+    assert_within_budget(results(attention, *tensors), expected)
 
 
 def test_logits_are_heads_first_and_row_major():
-    query, key = draw(2, 3, 6, 9, 4, count=2)
-    (rpb,) = draw(3, 5, 9, count=1)
+    query, key = draw(2, 2, 3, 6, 9, 4)
+    rpb = draw(3, 5, 9)
     logits = functional.na2d_qk(query, key, (3, 5), rpb=rpb)
     assert logits.shape == (2, 3, 6, 9, 15)
     expected = (
@@ -110,8 +81,8 @@ def test_logits_are_heads_first_and_row_major():
 
 def test_argument_orders():
     """(kernel_size, dilation), since 0.14.5 and for natten2dav since 0.14.6; the dilation alone before; by name."""
-    query, key, value = draw(1, 2, 11, 9, 4)
-    (rpb,) = draw(2, 5, 5, count=1)
+    query, key, value = draw(3, 1, 2, 11, 9, 4)
+    rpb = draw(2, 5, 5)
     logits = functional.na2d_qk(query, key, 3, 2, rpb=rpb)
     natten2dqkrpb, natten2dav = functional.natten2dqkrpb, functional.natten2dav
     for found in (
@@ -127,7 +98,8 @@ def test_argument_orders():
     for found in (natten2dav(logits, value, 3, 2), natten2dav(logits, value, 2), natten2dav(logits, value, dilation=2)):
         assert torch.equal(found, out)
 
-    query, key, value, (rpb,) = *(tensor[:, :, :, 0] for tensor in (query, key, value)), draw(2, 9, count=1)
+    query, key, value = (tensor[:, :, :, 0] for tensor in (query, key, value))
+    rpb = draw(2, 9)
     logits = functional.na1d_qk(query, key, 5, None, rpb=rpb)
     assert torch.equal(functional.natten1dqkrpb(query, key, rpb, 5, 1), logits)
     assert torch.equal(functional.natten1dqkrpb(query, key, rpb, 1), logits)
@@ -137,8 +109,8 @@ def test_argument_orders():
 
 def test_sizes_with_depth_apart():
     """As in NATTEN 0.15, and in natten3d* of all versions."""
-    query, key, value = draw(1, 2, 3, 10, 11, 4)
-    (rpb,) = draw(2, 5, 9, 9, count=1)
+    query, key, value = draw(3, 1, 2, 3, 10, 11, 4)
+    rpb = draw(2, 5, 9, 9)
     logits = functional.na3d_qk(query, key, (3, 5, 5), (1, 2, 2), rpb=rpb)
     assert torch.equal(functional.natten3dqkrpb(query, key, rpb, 3, 5, 1, 2), logits)
     assert torch.equal(
@@ -151,7 +123,7 @@ def test_sizes_with_depth_apart():
 
 @pytest.mark.parametrize("name", ["na3d_qk", "na3d_av"])
 def test_sizes_of_0_15(name):
-    query, key, value = draw(1, 2, 3, 10, 11, 4)
+    query, key, value = draw(3, 1, 2, 3, 10, 11, 4)
     tensors = {"na3d_qk": (query, key), "na3d_av": (functional.na3d_qk(query, key, (3, 5, 5), (1, 2, 2)), value)}[name]
     function = getattr(functional, name)
     expected = function(*tensors, (3, 5, 5), (1, 2, 2))
@@ -165,8 +137,8 @@ def test_sizes_of_0_15(name):
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_qk_with_bias(rank):
     """NATTEN 0.15's names of natten*dqkrpb."""
-    query, key = draw(1, 2, *(9, 8, 7)[:rank], 4, count=2)
-    (rpb,) = draw(2, *[5] * rank, count=1)
+    query, key = draw(2, 1, 2, *(9, 8, 7)[:rank], 4)
+    rpb = draw(2, *[5] * rank)
     sizes = [3, 3, 2, 2] if rank == 3 else [3, 2]
     function, older = (getattr(functional, f"{name}") for name in (f"na{rank}d_qk_with_bias", f"natten{rank}dqkrpb"))
     for bias in (rpb, None):
@@ -184,7 +156,7 @@ def test_signatures():
 
 
 def test_causal_axes_hide_keys():
-    query, key, value = draw(1, 1, 6, 4)
+    query, key, value = draw(3, 1, 1, 6, 4)
     logits = functional.na1d_qk(query, key, 3, is_causal=True)
     hidden = torch.tensor([[False, True, True], [False, False, True], *[[False, False, False]] * 4])
     assert torch.equal(logits[0, 0] == -torch.inf, hidden)
@@ -194,8 +166,8 @@ def test_causal_axes_hide_keys():
 
 
 def test_gradients():
-    query, key, value = (tensor.requires_grad_() for tensor in draw(1, 2, 5, 3))
-    (rpb,) = (tensor.requires_grad_() for tensor in draw(2, 5, count=1))
+    query, key, value = (tensor.requires_grad_() for tensor in draw(3, 1, 2, 5, 3))
+    rpb = draw(2, 5).requires_grad_()
 
     def attention(query, key, value, rpb):
         return functional.na1d_av(functional.na1d_qk(query, key, 3, rpb=rpb), value, 3)
@@ -205,7 +177,7 @@ def test_gradients():
 
 def test_views_of_a_projection():
     """What modules pass: three views of one tensor, permuted to heads first."""
-    (qkv,) = draw(2, 6, 7, 3, 2, 4, count=1)
+    qkv = draw(2, 6, 7, 3, 2, 4)
     views = qkv.permute(3, 0, 4, 1, 2, 5)
     copies = views.contiguous()
     logits = functional.natten2dqkrpb(views[0], views[1], None, 3, 1)
@@ -215,8 +187,8 @@ def test_views_of_a_projection():
 
 
 def test_compiles_without_breaks():
-    query, key, value = draw(1, 2, 6, 6, 4, dtype=torch.float32)
-    (rpb,) = draw(2, 5, 5, count=1, dtype=torch.float32)
+    query, key, value = draw(3, 1, 2, 6, 6, 4, dtype=torch.float32)
+    rpb = draw(2, 5, 5, dtype=torch.float32)
 
     def attention(query, key, value, rpb):
         weights = functional.natten2dqkrpb(query, key, rpb, 3, 2).softmax(-1)
@@ -227,14 +199,14 @@ def test_compiles_without_breaks():
 
 
 def test_sizes_with_depth_compile():
-    query, key = draw(1, 2, 3, 6, 6, 4, count=2, dtype=torch.float32)
+    query, key = draw(2, 1, 2, 3, 6, 6, 4, dtype=torch.float32)
     compiled = torch.compile(functional.na3d_qk, fullgraph=True, backend="eager")
     assert torch.equal(compiled(query, key, 3, 5, 1, 1), functional.na3d_qk(query, key, (3, 5, 5)))
 
 
 def test_mixed_precision():
     """Under autocast on a GPU the softmax is in float32 and the values are not; the bias stays a parameter."""
-    query, key, value = draw(1, 2, 6, 6, 4, dtype=torch.bfloat16)
+    query, key, value = draw(3, 1, 2, 6, 6, 4, dtype=torch.bfloat16)
     rpb = torch.zeros(2, 5, 5, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
         weights = functional.natten2dqkrpb(query, key, rpb, 3, 1).softmax(-1, dtype=torch.float32)
@@ -248,7 +220,7 @@ def test_mixed_precision():
 
 def test_weights_wider_than_values():
     """NATTEN casts weights to the values' dtype, with or without autocast."""
-    query, value = draw(1, 2, 6, 6, 4, count=2, dtype=torch.bfloat16)
+    query, value = draw(2, 1, 2, 6, 6, 4, dtype=torch.bfloat16)
     logits = functional.na2d_qk(query, query, 3).requires_grad_()
     weights = logits.softmax(-1, dtype=torch.float32)
     out = functional.na2d_av(weights, value, 3)
@@ -259,7 +231,7 @@ def test_weights_wider_than_values():
 
 
 def test_fused_arguments():
-    query, key, value = draw(1, 8, 9, 2, 4)
+    query, key, value = draw(3, 1, 8, 9, 2, 4)
     value = value[..., :3]
     out = functional.na2d(query, key, value, 4, stride=(2, 3), dilation=(1, 2), is_causal=(True, False), scale=0.3)
     ours = neighborhood_attention(

@@ -5,29 +5,17 @@ import pytest
 import torch
 
 from budget import assert_definition
+from drawing import draw, randomize
 from regard.attention import AdditiveAttention, additive_attention, additive_weights
 from regard.errors import ShapeError
 
 EPS = torch.finfo(torch.float64).eps
 
 
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
 def inputs(*grid, heads=2, head_dim=4):
     tensors = {name: draw(2, *grid, heads, head_dim, seed=i) for i, name in enumerate(("query", "key"))}
     weights = {name: draw(heads, heads * head_dim, seed=i) for i, name in enumerate(("query_weight", "key_weight"))}
     return {**tensors, **weights}
-
-
-def seeded(module, seed=0):
-    """Draw every parameter of a module, in float64."""
-    module = module.double()
-    with torch.no_grad():
-        for i, parameter in enumerate(module.parameters()):
-            parameter.copy_(draw(*parameter.shape, seed=seed + i) / parameter.shape[-1] ** 0.5)
-    return module
 
 
 def fastformer(x, state, heads):
@@ -56,10 +44,9 @@ def fastformer(x, state, heads):
 
 @pytest.mark.parametrize("grid", [(13,), (4, 6), (2, 3, 4)], ids=str)
 def test_fastformer(grid):
-    module, x = seeded(AdditiveAttention(12, num_heads=3)), draw(2, *grid, 12, seed=9)
+    module, x = randomize(AdditiveAttention(12, num_heads=3)), draw(2, *grid, 12, seed=9)
     exact = fastformer(x.flatten(1, -2), module.state_dict(), heads=3).unflatten(1, grid)
-    got = module(x).detach()
-    assert_definition(got, single=module.float()(x.float()).detach(), exact=exact)
+    assert_definition(module, x, exact=exact)
 
 
 def test_weights_sum_to_1_and_pool():
@@ -73,17 +60,15 @@ def test_weights_sum_to_1_and_pool():
     query, key = tensors["query"], tensors["key"]
     global_query = torch.einsum("bxyh,bxyhd->bhd", alpha, query)
     global_key = torch.einsum("bxyh,bxyhd->bhd", beta, key) * global_query
-    single = additive_attention(**{name: tensor.float() for name, tensor in tensors.items()})
     exact = query * global_key[:, None, None]
-    assert_definition(additive_attention(**tensors), single=single, exact=exact)
+    assert_definition(additive_attention, **tensors, exact=exact)
 
 
 def test_permuted_tokens_permute_the_output():
     tensors = inputs(11)
     order = torch.randperm(11, generator=torch.Generator().manual_seed(5))
     permuted = {name: tensor[:, order] if tensor.ndim == 4 else tensor for name, tensor in tensors.items()}
-    single = additive_attention(**{name: tensor.float() for name, tensor in permuted.items()})
-    assert_definition(additive_attention(**permuted), single=single, exact=additive_attention(**tensors)[:, order])
+    assert_definition(additive_attention, **permuted, exact=additive_attention(**tensors)[:, order])
 
 
 def test_one_token_is_a_product():
@@ -95,17 +80,14 @@ def test_scale_0_pools_the_mean():
     tensors = inputs(5, 3)
     global_query = tensors["query"].mean((1, 2), keepdim=True)
     exact = tensors["query"] * (tensors["key"] * global_query).mean((1, 2), keepdim=True)
-    single = additive_attention(**{name: tensor.float() for name, tensor in tensors.items()}, scale=0.0)
-    assert_definition(additive_attention(**tensors, scale=0.0), single=single, exact=exact)
+    assert_definition(additive_attention, **tensors, scale=0.0, exact=exact)
 
 
 def test_the_softmax_cancels_the_biases():
     """Nothing but rounding remains of them, in the weights and in their gradients."""
     tensors = inputs(4, 5)
     biases = {"query_bias": draw(2, seed=5).requires_grad_(), "key_bias": draw(2, seed=6).requires_grad_()}
-    in_float = {name: tensor.detach().float() for name, tensor in {**tensors, **biases}.items()}
-    weights = additive_weights(**tensors, **biases)
-    assert_definition(weights, single=additive_weights(**in_float), exact=additive_weights(**tensors))
+    assert_definition(additive_weights, **tensors, **biases, exact=additive_weights(**tensors))
     query = tensors["query"].requires_grad_()
     gradients = torch.autograd.grad(additive_attention(**tensors, **biases).sum(), [query, *biases.values()])
     summands = 2 * 4 * 5  # batch and tokens
@@ -114,7 +96,7 @@ def test_the_softmax_cancels_the_biases():
 
 
 def test_every_parameter_has_a_gradient():
-    module = seeded(AdditiveAttention(8, num_heads=2))
+    module = randomize(AdditiveAttention(8, num_heads=2)).double()
     module(draw(2, 3, 4, 8)).square().sum().backward()
     for name, parameter in module.named_parameters():
         assert parameter.grad is not None, name

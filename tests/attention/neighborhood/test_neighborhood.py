@@ -1,18 +1,15 @@
 """Laws of neighborhood attention, the golden values of NATTEN's operators, and what is special to its arguments."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from budget import assert_definition
-from golden.weights import image
+from drawing import draw
+from natten_golden import OPERATORS, assert_natten_values
 from regard.attention import (
     NeighborhoodAttention1d,
     NeighborhoodAttention2d,
@@ -26,63 +23,34 @@ from regard.errors import OptionError, ShapeError
 from .brute_force import brute_force
 from .strategies import neighborhood_axes
 
-GOLDEN = Path(__file__).parents[2] / "golden"
-OPERATORS = json.loads((GOLDEN / "natten_ops_dev.json").read_text())
-
-
-def draw(*shape, seed=0, count=3, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(count, *shape, generator=generator, dtype=torch.float64).to(dtype).unbind()
-
 
 @pytest.mark.parametrize("record", OPERATORS, ids=[record["name"] for record in OPERATORS])
 def test_natten_operators(record):
-    """NATTEN 0.17.5's CPU operators and ours are two float32 computations of the same values."""
-    golden = load_file(GOLDEN / "natten_ops_dev.safetensors")
-    shape = [record["batch"], *record["grid"], record["heads"], record["head_dim"]]
-    query, key, value, seed = (image(shape, record["seed"] + i) for i in range(4))
-    tensors = {"query": query, "key": key, "value": value}
-    if record["bias"]:
-        table = [record["heads"], *(2 * kernel - 1 for kernel in record["kernel_size"])]
-        tensors["bias"] = image(table, record["seed"] + 4)
-    options = {name: record[name] for name in ("kernel_size", "dilation", "is_causal")}
-
-    def results(dtype):
-        inputs = {name: tensor.to(dtype).requires_grad_() for name, tensor in tensors.items()}
-        out = neighborhood_attention(**inputs, **options)
-        return [out.detach(), *torch.autograd.grad(out, list(inputs.values()), seed.to(dtype))]
-
-    names = [f"{record['name']}.{part}" for part in ("out", "dq", "dk", "dv", "dbias")]
-    for name, ours, exact in zip(names, results(torch.float32), results(torch.float64), strict=False):
-        rounding = 2 * (ours - exact).abs().max() + torch.finfo(torch.float32).eps * exact.abs().max()
-        assert (golden[name] - exact).abs().max() <= 2 * rounding, name
+    assert_natten_values(neighborhood_attention, record)
 
 
 @pytest.mark.parametrize("grid", [(7,), (4, 6), (2, 3, 4)], ids=str)
 def test_window_of_the_grids_size_is_full_attention(grid):
-    query, key, value = draw(2, *grid, 2, 8)
-    (bias,) = draw(2, *(2 * n - 1 for n in grid), count=1, seed=1)
+    query, key, value = draw(3, 2, *grid, 2, 8)
+    bias = draw(2, *(2 * n - 1 for n in grid), seed=1)
     index = neighborhood_bias_index(grid, grid).flatten(0, -2)  # [N, N]
     flat = [tensor.flatten(1, -3).transpose(1, 2) for tensor in (query, key, value)]  # [B, nh, N, hd]
     full = scaled_dot_product_attention(*flat, attn_mask=bias.flatten(1)[:, index])
-    ours = neighborhood_attention(query, key, value, grid, bias=bias)
-    single = neighborhood_attention(query.float(), key.float(), value.float(), grid, bias=bias.float())
-    assert_definition(ours, single=single, exact=full.transpose(1, 2).unflatten(1, grid))
+    exact = full.transpose(1, 2).unflatten(1, grid)
+    assert_definition(neighborhood_attention, query, key, value, grid, bias=bias, exact=exact)
 
 
 def test_flip_in_flip_out():
     """Odd kernels look alike from both sides; the relative table is mirrored with the grid."""
-    query, key, value = draw(1, 7, 9, 2, 4)
-    (bias,) = draw(2, 5, 9, count=1, seed=1)
-    options = {"kernel_size": (3, 5), "dilation": (1, 1)}
-    out = neighborhood_attention(query, key, value, bias=bias, **options)
+    query, key, value = draw(3, 1, 7, 9, 2, 4)
+    bias = draw(2, 5, 9, seed=1)
     mirrored = [tensor.flip(1, 2) for tensor in (query, key, value)]
-    flipped = neighborhood_attention(*mirrored, bias=bias.flip(1, 2), **options).flip(1, 2)
-    torch.testing.assert_close(flipped, out, rtol=0, atol=64 * torch.finfo(torch.float64).eps)
+    exact = neighborhood_attention(*mirrored, (3, 5), bias=bias.flip(1, 2)).flip(1, 2)
+    assert_definition(neighborhood_attention, query, key, value, (3, 5), bias=bias, exact=exact)
 
 
 def test_dilation_is_attention_on_every_sub_grid():
-    query, key, value = draw(1, 9, 8, 2, 4)
+    query, key, value = draw(3, 1, 9, 8, 2, 4)
     out = neighborhood_attention(query, key, value, 3, dilation=(2, 1))
     for remainder in range(2):
         part = [tensor[:, remainder::2] for tensor in (query, key, value)]
@@ -90,7 +58,7 @@ def test_dilation_is_attention_on_every_sub_grid():
 
 
 def test_causal_sees_nothing_later():
-    query, key, value = draw(1, 12, 1, 4)
+    query, key, value = draw(3, 1, 12, 1, 4)
     later = [tensor.clone() for tensor in (key, value)]
     for tensor in later:
         tensor[:, 7:] = torch.randn_like(tensor[:, 7:])
@@ -100,7 +68,7 @@ def test_causal_sees_nothing_later():
 
 
 def test_scale():
-    query, key, value = draw(1, 5, 5, 1, 4)
+    query, key, value = draw(3, 1, 5, 5, 1, 4)
     default = neighborhood_attention(query, key, value, 3)
     assert torch.equal(default, neighborhood_attention(query, key, value, 3, scale=0.5))
     uniform = neighborhood_weights(query, key, 3, scale=0.0)
@@ -108,7 +76,7 @@ def test_scale():
 
 
 def test_weights_reproduce_the_output():
-    query, key, value = draw(1, 6, 2, 4)
+    query, key, value = draw(3, 1, 6, 2, 4)
     weights = neighborhood_weights(query, key, 3, is_causal=True)
     out = neighborhood_attention(query, key, value, 3, is_causal=True)
     assert torch.equal(weights[0, 0, 0], torch.tensor([1.0, 0, 0], dtype=torch.float64))  # the first sees itself
@@ -126,7 +94,7 @@ def test_bias_index_at_the_borders():
 
 def test_dropout_drops_weights():
     torch.manual_seed(0)
-    query, key, _ = draw(1, 8, 8, 1, 4)
+    query, key, _ = draw(3, 1, 8, 8, 1, 4)
     ones = torch.ones_like(query)
     out = neighborhood_attention(query, key, ones, 3, dropout_p=0.5)
     assert out.min() < 1 < out.max()
@@ -145,7 +113,7 @@ class LargestTensor(TorchDispatchMode):
 
 def test_memory_grows_with_the_window():
     """No tensor of the forward or backward pass exceeds the gathered keys, let alone N * N."""
-    query, key, value = (tensor.requires_grad_() for tensor in draw(1, 40, 40, 1, 4, dtype=torch.float32))
+    query, key, value = (tensor.requires_grad_() for tensor in draw(3, 1, 40, 40, 1, 4, dtype=torch.float32))
     with LargestTensor() as largest:
         neighborhood_attention(query, key, value, 3, backend="reference").sum().backward()
     assert largest.elements == 40 * 40 * 9 * 4 < (40 * 40) ** 2
@@ -156,13 +124,11 @@ def test_memory_grows_with_the_window():
 def test_any_options(data):
     axes = data.draw(st.integers(1, 2))
     grid, kernel, dilation, stride, causal = data.draw(neighborhood_axes(axes, longest=9, kernel=4, stride=4))
-    query, key, value = draw(1, *grid, 1, 2, seed=data.draw(st.integers(0, 100)), dtype=torch.float32)
-    (bias,) = draw(1, *(2 * k - 1 for k in kernel), count=1, dtype=torch.float32)
+    query, key, value = draw(3, 1, *grid, 1, 2, seed=data.draw(st.integers(0, 100)))
+    bias = draw(1, *(2 * k - 1 for k in kernel))
     tensors = {"query": query, "key": key, "value": value, "bias": bias}
     options = {"kernel_size": kernel, "dilation": dilation, "stride": stride, "is_causal": causal}
-    exact = brute_force(**{name: tensor.double() for name, tensor in tensors.items()}, **options)
-    double = neighborhood_attention(**{name: tensor.double() for name, tensor in tensors.items()}, **options)
-    assert_definition(double, single=neighborhood_attention(**tensors, **options), exact=exact)
+    assert_definition(neighborhood_attention, **tensors, **options, exact=brute_force(**tensors, **options))
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,11 @@ from timm.models.mobilevit import LinearSelfAttention
 from torch.nn.functional import fold, unfold
 
 from budget import assert_definition
+from drawing import draw
 from regard.attention import SeparableAttention, separable_attention, separable_weights
 from regard.errors import ShapeError
 
 EPS = torch.finfo(torch.float64).eps
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def inputs(*grid, channels=6):
@@ -24,48 +21,38 @@ def inputs(*grid, channels=6):
     }
 
 
-def single(tensors, **options):
-    return separable_attention(**{name: tensor.float() for name, tensor in tensors.items()}, **options)
-
-
 def pair(dim, **options):
     """timm's module and ours with its parameters, whose 1x1 kernels are flattened in a strict load."""
-    theirs, ours = LinearSelfAttention(dim).double(), SeparableAttention(dim, **options).double()
-    ours.load_state_dict(theirs.state_dict())
-    return theirs, ours
-
-
-def assert_same(ours, x, exact, *others):
-    got = ours(x, *others).detach()
-    in_float = ours.float()(x.float(), *(other.float() for other in others)).detach()
-    assert_definition(got, single=in_float, exact=exact.detach())
+    upstream, ours = LinearSelfAttention(dim).double(), SeparableAttention(dim, **options).double()
+    ours.load_state_dict(upstream.state_dict())
+    return upstream, ours
 
 
 def test_timm_on_unfolded_patches():
-    theirs, ours = pair(8, patch_size=(4, 1))
+    upstream, ours = pair(8, patch_size=(4, 1))
     x = draw(2, 4, 9, 8)  # [B, P, N, C]
-    assert_same(ours, x, theirs(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+    assert_definition(ours, x, exact=upstream(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
 
 def test_timm_on_an_image():
     """No unfolding here; there the image is unfolded to 2x2 patches, `[B, C, P, N]`, and folded back."""
-    theirs, ours = pair(8, patch_size=2)
+    upstream, ours = pair(8, patch_size=2)
     x = draw(2, 6, 10, 8)
     patches = unfold(x.permute(0, 3, 1, 2), 2, stride=2).unflatten(1, (8, 4))
-    image = fold(theirs(patches).flatten(1, 2), (6, 10), 2, stride=2)
-    assert_same(ours, x, image.permute(0, 2, 3, 1))
+    image = fold(upstream(patches).flatten(1, 2), (6, 10), 2, stride=2)
+    assert_definition(ours, x, exact=image.permute(0, 2, 3, 1))
 
 
 def test_patch_size_1_mixes_the_positions_of_unfolded_patches():
-    theirs, ours = pair(8, patch_size=1)
+    upstream, ours = pair(8, patch_size=1)
     x = draw(2, 4, 9, 8)
-    exact = theirs(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    exact = upstream(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
     assert (ours(x) - exact).abs().max() > 0.01 * exact.abs().max()
 
 
 def test_cross_attention_with_itself_is_self_attention():
     module, x = SeparableAttention(8, patch_size=2).double(), draw(2, 4, 6, 8)
-    assert_same(module, x, module(x), x)
+    assert_definition(module, x, x, exact=module(x))
 
 
 @pytest.mark.parametrize("qkv_bias", [True, False])
@@ -77,7 +64,7 @@ def test_cross_attention(qkv_bias):
     value = module.qkv_proj(x)[..., 9:]
     context = torch.einsum("bxyo,bxyc->boc", query.flatten(1).softmax(1).reshape(query.shape), key)
     exact = module.out_proj(value.relu() * context.unsqueeze(1))
-    assert_same(module, x, exact, x_prev)
+    assert_definition(module, x, x_prev, exact=exact)
 
 
 @pytest.mark.parametrize("patch_size", [1, 2, (4, 1), (2, 3), (4, 6)], ids=str)
@@ -104,14 +91,13 @@ def test_permuted_patches_permute_the_output():
     order = torch.randperm(11, generator=torch.Generator().manual_seed(5))
     permuted = {name: tensor[:, :, order] for name, tensor in tensors.items()}
     exact = separable_attention(**tensors, patch_size=(3, 1))[:, :, order]
-    got = separable_attention(**permuted, patch_size=(3, 1))
-    assert_definition(got, single=single(permuted, patch_size=(3, 1)), exact=exact)
+    assert_definition(separable_attention, **permuted, patch_size=(3, 1), exact=exact)
 
 
 def test_equal_scores_pool_the_mean():
     tensors = {**inputs(4, 6), "query": torch.full((2, 4, 6, 1), 0.5, dtype=torch.float64)}
     exact = tensors["value"].relu() * tensors["key"].mean((1, 2), keepdim=True)
-    assert_definition(separable_attention(**tensors), single=single(tensors), exact=exact)
+    assert_definition(separable_attention, **tensors, exact=exact)
 
 
 def test_positions_of_a_patch_do_not_mix():

@@ -1,60 +1,45 @@
 """Laws of softmax attention, timm's modules, and what is special to its arguments."""
 
-import copy
-
 import pytest
 import timm.layers
 import torch
 from timm.models.cait import ClassAttn
 from torch import nn
 
-from budget import assert_definition, assert_within_budget
+from budget import assert_definition, assert_within_budget, truth
+from drawing import draw, randomize
 from regard.attention import Attention, ClassAttention, softmax_attention, softmax_weights
 from regard.errors import ShapeError, UnsupportedError
 
-from .test_neighborhood import LargestTensor
+from ..neighborhood.test_neighborhood import LargestTensor
 
 
-def draw(*shape, seed=0, count=3, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(count, *shape, generator=generator, dtype=torch.float64).to(dtype).unbind()
-
-
-def randomize(module, seed=0):
-    """Give every parameter trained-looking values: nothing that starts at 0 or 1 may hide a mistake."""
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5, generator=generator)
-    return module
-
-
-def assert_same_module(ours, theirs, x, view=lambda x: x):
-    """Load their weights and hold ours to float64 rounding; `view` lays the tokens out as a grid."""
-    ours.load_state_dict(theirs.state_dict())
-    exact = theirs.double()(x.double())
-    single = ours(view(x))
-    assert_definition(ours.double()(view(x.double())), single=single, exact=exact.reshape(single.shape))
+def assert_same_module(ours, upstream, x, view=lambda x: x):
+    """Load the upstream module's weights and compare the outputs; `view` lays the tokens out as a grid."""
+    ours.load_state_dict(upstream.state_dict())
+    exact = upstream.double()(x.double())
+    assert_definition(ours, view(x), exact=view(exact))
 
 
 @pytest.mark.parametrize("backend", ["fused", "reference"])
 @pytest.mark.parametrize("qk_norm", [False, True])
 def test_timm_attention(qk_norm, backend):
-    theirs = randomize(timm.layers.Attention(32, 4, qkv_bias=True, qk_norm=qk_norm, norm_layer=nn.LayerNorm))
+    upstream = randomize(timm.layers.Attention(32, 4, qkv_bias=True, qk_norm=qk_norm, norm_layer=nn.LayerNorm))
     ours = Attention(32, 4, qk_norm=qk_norm, backend=backend)
-    assert_same_module(ours, theirs, torch.randn(2, 12, 32))
+    assert_same_module(ours, upstream, torch.randn(2, 12, 32))
 
 
 def test_timm_attention_on_a_grid():
-    theirs = randomize(timm.layers.Attention(32, 4, qkv_bias=False))
+    upstream = randomize(timm.layers.Attention(32, 4, qkv_bias=False))
     assert_same_module(
-        Attention(32, 4, qkv_bias=False), theirs, torch.randn(2, 12, 32), lambda x: x.unflatten(1, (3, 4))
+        Attention(32, 4, qkv_bias=False), upstream, torch.randn(2, 12, 32), lambda x: x.unflatten(1, (3, 4))
     )
 
 
 @pytest.mark.parametrize("backend", ["fused", "reference"])
 def test_timm_class_attention(backend):
-    theirs = randomize(ClassAttn(32, 4, qkv_bias=True))
-    assert_same_module(ClassAttention(32, 4, backend=backend), theirs, torch.randn(2, 10, 32))
+    upstream = randomize(ClassAttn(32, 4, qkv_bias=True))
+    assert_same_module(ClassAttention(32, 4, backend=backend), upstream, torch.randn(2, 10, 32))
 
 
 def test_class_attention_is_a_row_of_full_attention():
@@ -65,59 +50,49 @@ def test_class_attention_is_a_row_of_full_attention():
         full.qkv.weight.copy_(torch.cat([one.q.weight, one.k.weight, one.v.weight]))
         full.qkv.bias.copy_(torch.cat([one.q.bias, one.k.bias, one.v.bias]))
     x = torch.randn(2, 10, 32, dtype=torch.float64)
-    single = copy.deepcopy(one).float()(x.float())
-    assert_definition(one(x), single=single, exact=full(x)[:, :1])
+    assert_definition(one, x, exact=full(x)[:, :1])
 
 
 @pytest.mark.parametrize(("grid", "keys"), [((6,), (6,)), ((2, 3), (4,)), ((2, 2, 2), (3, 5))], ids=str)
 def test_weights_are_what_is_applied(grid, keys):
-    (query,) = draw(2, *grid, 3, 8, count=1)
-    key, value = draw(2, *keys, 3, 8, count=2, seed=1)
+    query = draw(2, *grid, 3, 8)
+    key, value = draw(2, 2, *keys, 3, 8, seed=1)
     weights = softmax_weights(query, key)
     assert (weights.sum(-1) - 1).abs().max() <= weights.shape[-1] * torch.finfo(torch.float64).eps
     applied = torch.einsum("bhnm,bmhc->bnhc", weights, value.flatten(1, -3)).unflatten(1, grid)
-    single = softmax_attention(query.float(), key.float(), value.float(), backend="reference")
-    assert_definition(softmax_attention(query, key, value), single=single, exact=applied)
+    assert_definition(softmax_attention, query, key, value, exact=applied)
 
 
 def test_scale_0_is_the_mean():
-    query, key, value = draw(2, 3, 4, 2, 8)
+    query, key, value = draw(3, 2, 3, 4, 2, 8)
     mean = value.mean((1, 2), keepdim=True).expand_as(value)
     for backend in ("fused", "reference"):
-        single = softmax_attention(query.float(), key.float(), value.float(), scale=0.0, backend=backend)
-        assert_definition(softmax_attention(query, key, value, scale=0.0, backend=backend), single=single, exact=mean)
+        assert_definition(softmax_attention, query, key, value, scale=0.0, backend=backend, exact=mean)
 
 
 @pytest.mark.parametrize("backend", ["fused", "reference"])
 def test_infinite_bias_hides_keys(backend):
-    query, key, value = draw(2, 6, 2, 8)
+    query, key, value = draw(3, 2, 6, 2, 8)
     hidden = torch.zeros(1, 6, dtype=torch.float64)
     hidden[:, 4:] = -torch.inf
-    single = softmax_attention(query.float(), key[:, :4].float(), value[:, :4].float(), backend="reference")
-    got = softmax_attention(query, key, value, bias=hidden, backend=backend)
-    assert_definition(got, single=single, exact=softmax_attention(query, key[:, :4], value[:, :4]))
+    exact = softmax_attention(query, key[:, :4], value[:, :4])
+    assert_definition(softmax_attention, query, key, value, bias=hidden, backend=backend, exact=exact)
 
 
 @pytest.mark.parametrize("grid", [(7,), (3, 4)], ids=str)
 def test_shaw_distance_0_is_one_shared_vector(grid):
-    query, key, value = draw(2, *grid, 2, 8)
-    tables = draw(len(grid), 1, 8, count=2, seed=1)
+    query, key, value = draw(3, 2, *grid, 2, 8)
+    tables = draw(2, len(grid), 1, 8, seed=1)
     shared_key, shared_value = (table.sum((0, 1)) for table in tables)
-    names = ("relative_key", "relative_value")
-    single = softmax_attention(
-        query.float(),
-        key.float(),
-        value.float(),
-        **{name: table.float() for name, table in zip(names, tables, strict=True)},
-    )
-    got = softmax_attention(query, key, value, **dict(zip(names, tables, strict=True)))
-    assert_definition(got, single=single, exact=softmax_attention(query, key + shared_key, value + shared_value))
+    options = dict(zip(("relative_key", "relative_value"), tables, strict=True))
+    exact = softmax_attention(query, key + shared_key, value + shared_value)
+    assert_definition(softmax_attention, query, key, value, **options, exact=exact)
 
 
 def test_shaw_depends_on_distance_alone():
     """Equal queries and keys: the weights' logarithms differ along diagonals by a constant of each row."""
-    query, key = (tensor[:, :1].expand(-1, 9, -1, -1) for tensor in draw(1, 1, 1, 8, count=2))
-    (table,) = draw(1, 5, 8, count=1, seed=1)
+    query, key = (tensor[:, :1].expand(-1, 9, -1, -1) for tensor in draw(2, 1, 1, 1, 8))
+    table = draw(1, 5, 8, seed=1)
     logits = softmax_weights(query, key, relative_key=table)[0, 0].log()
     logits = logits - logits.diagonal()[:, None]
     for i in range(8):
@@ -129,8 +104,8 @@ def test_shaw_depends_on_distance_alone():
 
 def test_shaw_holds_no_pairwise_vectors():
     """The largest tensor, forward and backward, has the weights' B * nh * N * N elements and not N * N * hd."""
-    query, key, value = (tensor.requires_grad_() for tensor in draw(1, 8, 8, 1, 16))
-    tables = [tensor.requires_grad_() for tensor in draw(2, 5, 16, count=2, seed=1)]
+    query, key, value = (tensor.requires_grad_() for tensor in draw(3, 1, 8, 8, 1, 16))
+    tables = [tensor.requires_grad_() for tensor in draw(2, 2, 5, 16, seed=1)]
     with LargestTensor() as largest:
         softmax_attention(query, key, value, relative_key=tables[0], relative_value=tables[1]).sum().backward()
     assert largest.elements == 64 * 64
@@ -139,9 +114,8 @@ def test_shaw_holds_no_pairwise_vectors():
 def test_fused_reads_views_of_the_projection():
     qkv = torch.randn(2, 5, 7, 3, 2, 8)
     query, key, value = qkv.unbind(-3)
-    exact = softmax_attention(query.double(), key.double(), value.double(), backend="reference")
-    plain = softmax_attention(query, key, value, backend="reference")
-    assert_within_budget(softmax_attention(query, key, value, backend="fused"), plain=plain, exact=exact)
+    fused = softmax_attention(query, key, value, backend="fused")
+    assert_within_budget(fused, truth(softmax_attention, query, key, value))
 
 
 MODULES = [
@@ -194,7 +168,7 @@ def test_dropout_only_in_training(build):
 
 class TestBadInput:
     def call(self, **changed):
-        query, key, value = draw(2, 3, 4, 2, 8)
+        query, key, value = draw(3, 2, 3, 4, 2, 8)
         return softmax_attention(**{"query": query, "key": key, "value": value, **changed})
 
     @pytest.mark.parametrize("shape", [(12,), (2, 11, 12), (12, 11), (3, 1, 12, 12), (1, 2, 2, 12, 12)], ids=str)
@@ -210,7 +184,7 @@ class TestBadInput:
         with pytest.raises(ShapeError, match=f"{name} must have an odd number"):
             self.call(**{name: torch.zeros(2, 4, 8, dtype=torch.float64)})
         with pytest.raises(ShapeError, match=f"{name} needs query and key on the same grid"):
-            self.call(query=draw(2, 12, 2, 8)[0], **{name: torch.zeros(1, 3, 8, dtype=torch.float64)})
+            self.call(query=draw(3, 2, 12, 2, 8)[0], **{name: torch.zeros(1, 3, 8, dtype=torch.float64)})
 
     @pytest.mark.parametrize("shape", [(1, 3, 4, 2, 8), (2, 3, 4, 1, 8), (2, 3, 4, 2, 7)], ids=str)
     def test_key(self, shape):
@@ -219,7 +193,7 @@ class TestBadInput:
 
     def test_value_on_another_grid(self):
         with pytest.raises(ShapeError, match="value must equal key's shape"):
-            self.call(value=draw(2, 12, 2, 8)[0])
+            self.call(value=draw(3, 2, 12, 2, 8)[0])
 
     def test_dropout(self):
         with pytest.raises(ShapeError, match="dropout_p must be in"):

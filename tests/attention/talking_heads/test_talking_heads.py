@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 from timm.models.cait import TalkingHeadAttn
-from torch import nn
 
 from budget import assert_definition
+from drawing import randomize
 from regard.attention import Attention, TalkingHeadsAttention, softmax_attention, talking_heads_attention
 from regard.attention import talking_heads_weights as weights_of
 from regard.errors import ShapeError, UnsupportedError
@@ -29,24 +29,13 @@ def inputs(heads=(3, 3, 3), grid=(3, 4), keys=(3, 4), dtype=torch.float64):
     }
 
 
-def single(tensors):
-    return talking_heads_attention(**{name: tensor.float() for name, tensor in tensors.items()})
-
-
-def randomize(module):
-    generator = torch.Generator().manual_seed(0)
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5, generator=generator)
-    return module
-
-
 @pytest.mark.parametrize("qkv_bias", [True, False])
 def test_timm(qkv_bias):
-    theirs = randomize(TalkingHeadAttn(32, 4, qkv_bias=qkv_bias))
+    upstream = randomize(TalkingHeadAttn(32, 4, qkv_bias=qkv_bias))
     ours, x = TalkingHeadsAttention(32, 4, qkv_bias=qkv_bias), torch.randn(2, 12, 32)
-    ours.load_state_dict(theirs.state_dict())
-    rounded = ours(x)
-    assert_definition(ours.double()(x.double()), single=rounded, exact=theirs.double()(x.double()))
+    ours.load_state_dict(upstream.state_dict())
+    assert_definition(ours, x, exact=upstream.double()(x.double()))
+    ours.double()
     assert torch.equal(ours(x.double().unflatten(1, (3, 4))).flatten(1, 2), ours(x.double()))  # a grid is its tokens
 
 
@@ -57,7 +46,7 @@ def test_identity_mixes_are_plain_attention():
     for name in ("logits_bias", "weights_bias"):
         tensors[name] = torch.zeros(3, dtype=torch.float64)
     plain = softmax_attention(tensors["query"], tensors["key"], tensors["value"])
-    assert_definition(talking_heads_attention(**tensors), single=single(tensors), exact=plain)
+    assert_definition(talking_heads_attention, **tensors, exact=plain)
 
 
 def test_identity_module_is_the_plain_module():
@@ -67,8 +56,7 @@ def test_identity_module_is_the_plain_module():
         talking.proj_w.weight.copy_(torch.eye(4))
     plain.qkv, plain.proj = copy.deepcopy(talking.qkv), copy.deepcopy(talking.proj)
     x = torch.randn(2, 7, 32)
-    rounded = talking(x)
-    assert_definition(talking.double()(x.double()), single=rounded, exact=plain.double()(x.double()))
+    assert_definition(talking, x, exact=plain.double()(x.double()))
 
 
 def test_logits_bias_cancels():
@@ -76,8 +64,8 @@ def test_logits_bias_cancels():
     without = {name: tensor for name, tensor in tensors.items() if name != "logits_bias"}
     shifted = {**tensors, "logits_bias": tensors["logits_bias"] + 3}
     exact = talking_heads_attention(**without)
-    assert_definition(talking_heads_attention(**tensors), single=single(tensors), exact=exact)
-    assert_definition(talking_heads_attention(**shifted), single=single(shifted), exact=exact)
+    assert_definition(talking_heads_attention, **tensors, exact=exact)
+    assert_definition(talking_heads_attention, **shifted, exact=exact)
 
 
 def test_logits_bias_has_no_gradient():
@@ -96,7 +84,7 @@ def test_weights_bias_adds_the_sum_of_all_values():
     without = {name: tensor for name, tensor in tensors.items() if name != "weights_bias"}
     added = tensors["weights_bias"][:, None] * tensors["value"].sum((1, 2))  # [B, h_v, hd]
     exact = talking_heads_attention(**without) + added[:, None]
-    assert_definition(talking_heads_attention(**tensors), single=single(tensors), exact=exact)
+    assert_definition(talking_heads_attention, **tensors, exact=exact)
 
 
 def test_permuting_the_softmaxes_changes_nothing():
@@ -109,16 +97,15 @@ def test_permuting_the_softmaxes_changes_nothing():
         "weights_mix": tensors["weights_mix"][:, order],
     }
     exact = talking_heads_attention(**tensors)
-    assert_definition(talking_heads_attention(**permuted), single=single(permuted), exact=exact)
+    assert_definition(talking_heads_attention, **permuted, exact=exact)
 
 
 def test_scale_0_is_the_mean_times_the_mixes_rows():
     tensors = inputs(heads=(2, 4, 3))
     del tensors["weights_bias"]
     mean = tensors["value"].mean((1, 2), keepdim=True) * tensors["weights_mix"].sum(1)[:, None]
-    rounded = talking_heads_attention(**{name: tensor.float() for name, tensor in tensors.items()}, scale=0.0)
     exact = mean.expand_as(tensors["value"])
-    assert_definition(talking_heads_attention(**tensors, scale=0.0), single=rounded, exact=exact)
+    assert_definition(talking_heads_attention, **tensors, scale=0.0, exact=exact)
 
 
 def test_weights_are_what_is_applied():
@@ -126,7 +113,7 @@ def test_weights_are_what_is_applied():
     weights = weights_of(**{name: tensor for name, tensor in tensors.items() if name != "value"})
     assert weights.shape == (2, 3, 5, 6)
     applied = torch.einsum("bhnm,bmhc->bnhc", weights, tensors["value"].flatten(1, 2))
-    assert_definition(talking_heads_attention(**tensors), single=single(tensors), exact=applied)
+    assert_definition(talking_heads_attention, **tensors, exact=applied)
 
 
 def test_rows_sum_to_the_mixes_rows():

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from timm.models import swin_transformer as timm
-from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from budget import assert_definition
+from drawing import draw, randomize
 from regard.attention import (
     WindowAttention,
     neighborhood_attention,
@@ -23,28 +23,9 @@ from regard.errors import OptionError, ShapeError, UnsupportedError
 from .brute_force import brute_force
 
 
-def draw(*shape, seed=0, count=3, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(count, *shape, generator=generator, dtype=torch.float64).to(dtype).unbind()
-
-
 def draw_with_bias(grid, window):
-    (bias,) = draw(2, *(2 * size - 1 for size in window), count=1, seed=1)
-    return dict(zip(("query", "key", "value", "bias"), (*draw(2, *grid, 2, 8), bias), strict=True))
-
-
-def single(tensors, *window, **options):
-    return window_attention(**{name: tensor.float() for name, tensor in tensors.items()}, window_size=window, **options)
-
-
-def randomize(module):
-    generator = torch.Generator().manual_seed(0)
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5, generator=generator)
-    with torch.no_grad():
-        table = module.relative_position_bias_table
-        table.copy_(torch.randn(table.shape, generator=generator))  # as large as the logits: order matters
-    return module
+    bias = draw(2, *(2 * size - 1 for size in window), seed=1)
+    return dict(zip(("query", "key", "value", "bias"), (*draw(3, 2, *grid, 2, 8), bias), strict=True))
 
 
 def timm_on_a_grid(block, attention, x):
@@ -63,22 +44,19 @@ def test_timm(grid, window, shift):
     block = timm.SwinTransformerBlock(
         32, grid, num_heads=4, window_size=window, shift_size=shift, always_partition=True
     )
-    theirs, ours = randomize(block.attn), WindowAttention(32, 4, window, shift_size=shift)
-    assert ours.state_dict().keys() == theirs.state_dict().keys()
-    ours.load_state_dict(theirs.state_dict())
+    upstream, ours = randomize(block.attn), WindowAttention(32, 4, window, shift_size=shift)
+    assert ours.state_dict().keys() == upstream.state_dict().keys()
+    ours.load_state_dict(upstream.state_dict())
     x = torch.randn(2, *grid, 32)
-    rounded = ours(x)
-    exact = timm_on_a_grid(block, theirs.double(), x.double())
-    assert_definition(ours.double()(x.double()), single=rounded, exact=exact)
+    assert_definition(ours, x, exact=timm_on_a_grid(block, upstream.double(), x.double()))
 
 
 def test_timm_without_qkv_bias_at_its_default_window():
-    theirs = randomize(timm.WindowAttention(32, 4, qkv_bias=False))
+    upstream = randomize(timm.WindowAttention(32, 4, qkv_bias=False))
     ours, x = WindowAttention(32, 4, qkv_bias=False), torch.randn(2, 7, 7, 32)
-    ours.load_state_dict(theirs.state_dict())
-    rounded = ours(x)
-    exact = theirs.double()(x.double().flatten(1, 2)).unflatten(1, (7, 7))
-    assert_definition(ours.double()(x.double()), single=rounded, exact=exact)
+    ours.load_state_dict(upstream.state_dict())
+    exact = upstream.double()(x.double().flatten(1, 2)).unflatten(1, (7, 7))
+    assert_definition(ours, x, exact=exact)
 
 
 @pytest.mark.parametrize("window", [(7, 7), (2, 5), (1, 3), (4, 1)], ids=str)
@@ -102,14 +80,14 @@ def test_window_of_the_grids_size_is_full_attention(grid):
     flat = [tensors[name].flatten(1, -3).transpose(1, 2) for name in ("query", "key", "value")]  # [B, nh, N, hd]
     bias = tensors["bias"].flatten(1)[:, window_bias_index(grid)]
     full = scaled_dot_product_attention(*flat, attn_mask=bias).transpose(1, 2).unflatten(1, grid)
-    assert_definition(window_attention(**tensors, window_size=grid), single=single(tensors, *grid), exact=full)
+    assert_definition(window_attention, **tensors, window_size=grid, exact=full)
 
 
 @pytest.mark.parametrize(("grid", "window"), [((12,), (4,)), ((6, 8), (3, 4)), ((4, 3, 4), (2, 3, 2))], ids=str)
 def test_unshifted_windows_are_neighborhoods_of_stride_kernel(grid, window):
     tensors = draw_with_bias(grid, window)
     exact = neighborhood_attention(**tensors, kernel_size=window, stride=window)
-    assert_definition(window_attention(**tensors, window_size=window), single=single(tensors, *window), exact=exact)
+    assert_definition(window_attention, **tensors, window_size=window, exact=exact)
 
 
 @pytest.mark.parametrize(("grid", "window"), [((12,), (4,)), ((6, 8), (3, 4))], ids=str)
@@ -118,16 +96,19 @@ def test_flip_in_flip_out(grid, window):
     axes = list(range(1, len(grid) + 1))
     flipped = {name: tensor.flip(axes) for name, tensor in tensors.items()}
     exact = window_attention(**flipped, window_size=window).flip(axes)
-    assert_definition(window_attention(**tensors, window_size=window), single=single(tensors, *window), exact=exact)
+    assert_definition(window_attention, **tensors, window_size=window, exact=exact)
 
 
 def test_shift_moves_the_windows():
     """Between the cut tiles at the borders, shifted windows are the unshifted windows of the inner grid."""
     tensors = draw_with_bias((10, 11), (4, 3))
-    out = window_attention(**tensors, window_size=(4, 3), shift_size=(1, 2))
     inner = {name: tensor[:, 1:9, 2:11] if name != "bias" else tensor for name, tensor in tensors.items()}
     exact = window_attention(**inner, window_size=(4, 3))
-    assert_definition(out[:, 1:9, 2:11], single=single(inner, 4, 3), exact=exact)
+
+    def shifted(**tensors):
+        return window_attention(**tensors, window_size=(4, 3), shift_size=(1, 2))[:, 1:9, 2:11]
+
+    assert_definition(shifted, **tensors, exact=exact)
 
 
 def test_appended_zeros_are_keys():
@@ -143,15 +124,14 @@ def test_appended_zeros_are_keys():
 
 
 def test_scale_0_is_the_mean_of_the_window():
-    query, key, value = draw(2, 4, 6, 2, 8)
+    query, key, value = draw(3, 2, 4, 6, 2, 8)
     mean = value.unflatten(1, (2, 2)).unflatten(3, (2, 3)).mean((2, 4), keepdim=True)
     exact = mean.expand(-1, -1, 2, -1, 3, -1, -1).flatten(1, 2).flatten(2, 3)
-    rounded = window_attention(query.float(), key.float(), value.float(), (2, 3), scale=0.0)
-    assert_definition(window_attention(query, key, value, (2, 3), scale=0.0), single=rounded, exact=exact)
+    assert_definition(window_attention, query, key, value, (2, 3), scale=0.0, exact=exact)
 
 
 def test_weights():
-    query, key, value = draw(2, 5, 6, 2, 8)
+    query, key, value = draw(3, 2, 5, 6, 2, 8)
     weights = window_weights(query, key, 3, shift_size=(0, 1))
     assert weights.shape == (2, 2, 2, 2, 9, 9)
     assert (weights.sum(-1) - 1).abs().max() <= 9 * torch.finfo(torch.float64).eps
@@ -159,9 +139,11 @@ def test_weights():
     others = torch.tensor([place for place in range(9) if place % 3 != 2])
     assert not carried[..., others, :].any() and (carried[..., 2::3, :] > 0).all()
     first = torch.einsum("bhts,bshc->bthc", weights[:, 0, 0], value[:, :3, 1:4].flatten(1, 2))
-    out = window_attention(query, key, value, 3, shift_size=(0, 1))[:, :3, 1:4].flatten(1, 2)
-    rounded = window_attention(query.float(), key.float(), value.float(), 3, shift_size=(0, 1))[:, :3, 1:4]
-    assert_definition(out, single=rounded.flatten(1, 2), exact=first)
+
+    def first_window(*tensors):
+        return window_attention(*tensors, 3, shift_size=(0, 1))[:, :3, 1:4].flatten(1, 2)
+
+    assert_definition(first_window, query, key, value, exact=first)
 
 
 @settings(max_examples=60)
@@ -174,10 +156,7 @@ def test_any_options(data):
     grid, window, shift = zip(*(data.draw(one) for _ in range(axes)), strict=True)
     tensors = draw_with_bias(grid, window)
     options = {"window_size": window, "shift_size": shift, "small_grid": "pad"}
-    rounded = {name: tensor.float() for name, tensor in tensors.items()}
-    exact = brute_force(**{name: tensor.double() for name, tensor in rounded.items()}, **options)
-    double = window_attention(**{name: tensor.double() for name, tensor in rounded.items()}, **options)
-    assert_definition(double, single=window_attention(**rounded, **options), exact=exact)
+    assert_definition(window_attention, **tensors, **options, exact=brute_force(**tensors, **options))
 
 
 @pytest.mark.parametrize(("window", "grid"), [((3,), (9,)), (3, (6, 7)), ((2, 2, 3), (4, 4, 6))], ids=str)
@@ -211,7 +190,7 @@ def test_module_in_mixed_precision():
 
 class TestBadInput:
     def call(self, window_size=3, **changed):
-        query, key, value = draw(1, 6, 9, 2, 4)
+        query, key, value = draw(3, 1, 6, 9, 2, 4)
         return window_attention(**{"query": query, "key": key, "value": value, **changed}, window_size=window_size)
 
     def test_window(self):

@@ -1,0 +1,46 @@
+"""Calls of the mechanisms' samples, with gradients, and their exact values and budgets, computed once."""
+
+from functools import cache
+
+import torch
+
+from budget import assert_within_budget, leaves, truth
+from regard.attention import MECHANISMS
+
+
+def run(mechanism, sample, tensors, backend="reference"):
+    """The outputs of a sample's call."""
+    return mechanism.function(**tensors, **sample.options, backend=backend)
+
+
+def run_with_gradients(mechanism, sample, tensors, backend="reference"):
+    """The outputs and the gradients of a fixed projection of them, one after the other."""
+    tensors = {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
+    outputs = leaves(run(mechanism, sample, tensors, backend))
+    generator = torch.Generator().manual_seed(99)
+    grads = [torch.randn(one.shape, generator=generator, dtype=torch.float64).to(one.dtype) for one in outputs]
+    return *(one.detach() for one in outputs), *torch.autograd.grad(outputs, list(tensors.values()), grads)
+
+
+@cache
+def sample_truth(mechanism_name, sample_name, dtype):
+    mechanism = next(one for one in MECHANISMS if one.name == mechanism_name)
+    sample = next(one for one in mechanism.samples if one.name == sample_name)
+    return truth(lambda tensors: run_with_gradients(mechanism, sample, tensors), sample.tensors(dtype))
+
+
+def truth_of(mechanism, sample, dtype=torch.float32):
+    """The exact values of `run_with_gradients` on a sample's tensors in `dtype`, and their budgets in it."""
+    return sample_truth(mechanism.name, sample.name, dtype)
+
+
+def assert_kernel_within_budget(function, tensors, **options):
+    """Hold a kernel's outputs and gradients to the budget of its reference."""
+
+    def results(tensors, backend="reference"):
+        tensors = {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
+        outputs = leaves(function(**tensors, **options, backend=backend))
+        grads = torch.autograd.grad(sum(one.sin().sum() for one in outputs), list(tensors.values()))
+        return *(one.detach() for one in outputs), *grads
+
+    assert_within_budget(results(tensors, "fused"), truth(results, tensors))
