@@ -16,7 +16,8 @@ struct Left {
     Left at(int64_t m, int64_t k) const { return {data + m * row + k * column, row, column}; }
 };
 
-constexpr int kAccumulators = kVectorBytes == 64 ? 24 : 12;  // what the registers hold, besides a row of the right factor
+constexpr int kAccumulators =
+    kVectorBytes == 64 ? 24 : 12;  // what the registers hold, besides a row of the right factor
 constexpr int kMostVectors = kVectorBytes == 64 ? 4 : 2;
 constexpr int kMostRows = 12;
 constexpr int64_t kDepthPerSum = 128;  // short sums of short sums round less than one long one
@@ -62,21 +63,23 @@ constexpr Tile<T> tile_of(int count, std::integer_sequence<int, rows...>) {
 }
 
 template <typename T, int vectors>
-void product_columns(Left<T> left, const T* right, int64_t right_pitch, T* out, int64_t pitch, int64_t m, int64_t depth, bool add) {
+void product_columns(Left<T> left, const T* right, int64_t right_pitch, T* out, int64_t pitch, int64_t m, int64_t depth,
+                     bool add) {
     constexpr int most = std::min(kAccumulators / vectors, kMostRows);
     for (int64_t begin = 0; begin < m;) {
-        const int64_t tiles = (m - begin + most - 1) / most, rows = (m - begin + tiles - 1) / tiles;  // as equal as can be
-        tile_of<T, vectors>(int(rows), std::make_integer_sequence<int, most>())(
-            left.at(begin, 0), right, right_pitch, out + begin * pitch, pitch, depth, add);
+        const int64_t tiles = (m - begin + most - 1) / most,
+                      rows = (m - begin + tiles - 1) / tiles;  // as equal as can be
+        tile_of<T, vectors>(int(rows), std::make_integer_sequence<int, most>())(left.at(begin, 0), right, right_pitch,
+                                                                                out + begin * pitch, pitch, depth, add);
         begin += rows;
     }
 }
 
-// out[m][n] = sum over k of left(m, k) * right[k][n], for m rows and n columns, a whole number of vectors; added to what is
-// there if wanted.
+// out[m][n] = sum over k of left(m, k) * right[k][n], for m rows and n columns, a whole number of vectors; added to
+// what is there if wanted.
 template <typename T>
-void product(Left<T> left, const T* right, int64_t right_pitch, T* out, int64_t pitch, int64_t m, int64_t n, int64_t depth,
-             bool add = false) {
+void product(Left<T> left, const T* right, int64_t right_pitch, T* out, int64_t pitch, int64_t m, int64_t n,
+             int64_t depth, bool add = false) {
     constexpr int lanes = kLanes<T>;
     for (int64_t k = 0; k < depth; k += kDepthPerSum) {
         const int64_t some = std::min(kDepthPerSum, depth - k);

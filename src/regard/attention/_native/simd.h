@@ -91,8 +91,8 @@ template <>
 inline Vector<float> shuffle<float>(Vector<float> a, Vector<float> b, Index<float> index) {
     const __m256i places = (__m256i)index;
     const __m256 second = _mm256_castsi256_ps(_mm256_slli_epi32(places, 28));  // bit 3 becomes the sign
-    return (Vector<float>)_mm256_blendv_ps(
-        _mm256_permutevar8x32_ps((__m256)a, places), _mm256_permutevar8x32_ps((__m256)b, places), second);
+    return (Vector<float>)_mm256_blendv_ps(_mm256_permutevar8x32_ps((__m256)a, places),
+                                           _mm256_permutevar8x32_ps((__m256)b, places), second);
 }
 #endif
 

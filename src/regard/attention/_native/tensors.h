@@ -50,7 +50,8 @@ void read_lanes(T* out, int64_t pitch, const Stored* row, const int64_t* offsets
             for (int c = 0; c < n; ++c) store(out + (channel + c) * pitch + lane, rows[c] * factor);
         }
         for (; channel < channels; ++channel) {
-            for (int l = 0; l < n; ++l) out[channel * pitch + lane + l] = widen(from[l][channel * channel_stride]) * factor;
+            for (int l = 0; l < n; ++l)
+                out[channel * pitch + lane + l] = widen(from[l][channel * channel_stride]) * factor;
         }
     }
 }
@@ -90,7 +91,8 @@ template <typename T, typename Stored>
 void write_channels(const T* in, Stored* to, int64_t channels, int64_t channel_stride, T factor) {
     constexpr int n = kLanes<T>;
     int64_t channel = 0;
-    for (; channel_stride == 1 && channel + n <= channels; channel += n) store_as<T>(to + channel, load(in + channel) * factor);
+    for (; channel_stride == 1 && channel + n <= channels; channel += n)
+        store_as<T>(to + channel, load(in + channel) * factor);
     for (; channel < channels; ++channel) to[channel * channel_stride] = narrow<Stored>(in[channel] * factor);
 }
 
@@ -100,7 +102,8 @@ constexpr int64_t whole_vectors(int64_t elements) {
 }
 
 // Calls run<T, Stored>() for an element type: 0 float32, 1 bfloat16, 2 float16, 3 float64. Statistics and biases are
-// float64 for float64 and float32 for all others. Returns 0, or 1 if there was not enough memory: nothing else is thrown here.
+// float64 for float64 and float32 for all others. Returns 0, or 1 if there was not enough memory: nothing else is
+// thrown here.
 template <typename Run>
 int for_dtype(int64_t dtype, Run run) {
     try {

@@ -16,7 +16,9 @@ struct TokenUnits {
     int64_t tokens, of_entry, count;
 
     TokenUnits(int64_t batch, int64_t tokens)
-        : tokens(tokens), of_entry((tokens + kTokensOfUnit - 1) / kTokensOfUnit), count(batch * of_entry) {}
+        : tokens(tokens),
+          of_entry((tokens + kTokensOfUnit - 1) / kTokensOfUnit),
+          count(batch * of_entry) {}
 
     // Calls body(unit, batch entry, first token, one past the last) in all threads.
     template <typename Body>
@@ -38,7 +40,9 @@ struct TokenRows {
 
     explicit TokenRows(Tensor<Stored> tensor) : tensor(tensor), pitch(whole_vectors<T>(tensor.channels)) {}
 
-    Stored* at(int64_t batch, int64_t token) const { return tensor.data + batch * tensor.strides[0] + token * tensor.strides[3]; }
+    Stored* at(int64_t batch, int64_t token) const {
+        return tensor.data + batch * tensor.strides[0] + token * tensor.strides[3];
+    }
     void read(T* row, int64_t batch, int64_t token) const {
         read_channels<T>(row, pitch, at(batch, token), tensor.channels, tensor.strides[5], T(1));
     }

@@ -1,6 +1,6 @@
-// Additive attention on the CPU, forward and backward, over tokens [B, N, C] of nh heads side by side. Two poolings of one
-// form, of the queries and of keys times the pooled query; each pass over the tokens reads them once. The scores' biases
-// are the same for all tokens and cancel in the softmax.
+// Additive attention on the CPU, forward and backward, over tokens [B, N, C] of nh heads side by side. Two poolings of
+// one form, of the queries and of keys times the pooled query; each pass over the tokens reads them once. The scores'
+// biases are the same for all tokens and cancel in the softmax.
 #include <cmath>
 
 #include "../_native/tokens.h"
@@ -41,7 +41,8 @@ template <typename T>
 std::vector<T> rows_of_heads(const T* weight, const AdditiveProblem& p, int64_t pitch) {
     std::vector<T> rows(size_t(p.heads * pitch));
     for (int64_t head = 0; head < p.heads; ++head) {
-        for (int64_t c = 0; c < p.channels(); ++c) rows[size_t(head * pitch + c)] = weight[head * p.channels() + c] * T(p.scale);
+        for (int64_t c = 0; c < p.channels(); ++c)
+            rows[size_t(head * pitch + c)] = weight[head * p.channels() + c] * T(p.scale);
     }
     return rows;
 }
@@ -69,7 +70,8 @@ PooledHeads<T> pool_heads(const AdditiveProblem& p, const Factored<T, Stored>& r
                     sum[h] *= shrink;
                     most[h] = score;
                 }
-                const double factor = score == kHidden<T> ? 0.0 : std::exp(double(score) - most[h]);  // most may be hidden too
+                const double factor =
+                    score == kHidden<T> ? 0.0 : std::exp(double(score) - most[h]);  // most may be hidden too
                 sum[h] += factor;
                 for (int64_t c = 0; c < dim; ++c) mine[c] += here[c] * factor;
             }
@@ -77,7 +79,8 @@ PooledHeads<T> pool_heads(const AdditiveProblem& p, const Factored<T, Stored>& r
     });
     PooledHeads<T> pooled{std::vector<T>(size_t(p.batch * pitch)), {}, {}};
     for (int64_t i = 0; i < p.batch * heads; ++i) {
-        const int64_t batch = i / heads, head = i % heads, first = batch * units.of_entry, last = first + units.of_entry;
+        const int64_t batch = i / heads, head = i % heads, first = batch * units.of_entry,
+                      last = first + units.of_entry;
         T most = kHidden<T>;
         for (int64_t unit = first; unit < last; ++unit) most = std::max(most, highest[size_t(unit * heads + head)]);
         double sum = 0;
@@ -85,11 +88,13 @@ PooledHeads<T> pool_heads(const AdditiveProblem& p, const Factored<T, Stored>& r
         for (int64_t unit = first; unit < last; ++unit) {
             const double factor = std::exp(double(highest[size_t(unit * heads + head)] - most));
             sum += factor * sums[size_t(unit * heads + head)];
-            for (int64_t c = 0; c < dim; ++c) context[size_t(c)] += factor * partial[size_t(unit * pitch + head * dim + c)];
+            for (int64_t c = 0; c < dim; ++c)
+                context[size_t(c)] += factor * partial[size_t(unit * pitch + head * dim + c)];
         }
         pooled.highest.push_back(most);
         pooled.divisor.push_back(sum);
-        for (int64_t c = 0; c < dim; ++c) pooled.context[size_t(batch * pitch + head * dim + c)] = T(context[size_t(c)] / sum);
+        for (int64_t c = 0; c < dim; ++c)
+            pooled.context[size_t(batch * pitch + head * dim + c)] = T(context[size_t(c)] / sum);
     }
     return pooled;
 }
@@ -105,8 +110,10 @@ template <typename T, typename Stored>
 void additive_forward(const AdditiveInputs<T, Stored>& in, TokenRows<T, Stored> out) {
     const AdditiveProblem& p = in.problem;
     const int64_t pitch = in.query.pitch;
-    const PooledHeads<T> query = pool_heads<T, Stored>(p, {in.query, nullptr}, rows_of_heads(in.query_weight, p, pitch));
-    const PooledHeads<T> key = pool_heads<T, Stored>(p, {in.key, query.context.data()}, rows_of_heads(in.key_weight, p, pitch));
+    const PooledHeads<T> query =
+        pool_heads<T, Stored>(p, {in.query, nullptr}, rows_of_heads(in.query_weight, p, pitch));
+    const PooledHeads<T> key =
+        pool_heads<T, Stored>(p, {in.key, query.context.data()}, rows_of_heads(in.key_weight, p, pitch));
     const Factored<T, Stored> products{in.query, key.context.data()};
     TokenUnits(p.batch, p.tokens).in_all_threads(p.threads, [&](int64_t, int64_t batch, int64_t token, int64_t end) {
         Pieces<T> pieces(pitch);
@@ -126,7 +133,9 @@ struct UnitSums {
     std::vector<double> partial;
 
     UnitSums(const AdditiveProblem& p, int64_t size)
-        : units(p.batch, p.tokens), size(size), partial(size_t(units.count * size)) {}
+        : units(p.batch, p.tokens),
+          size(size),
+          partial(size_t(units.count * size)) {}
     double* at(int64_t unit) { return partial.data() + unit * size; }
     std::vector<T> of(int64_t first, int64_t last) const {  // of units [first, last)
         std::vector<T> sums;
@@ -149,8 +158,9 @@ struct UnitSums {
 
 // Adds to a row's gradient what the pooling gives it, and to the weight's gradient, [nh][pitch].
 template <typename T>
-void slope_of_pooling(const AdditiveProblem& p, const PooledHeads<T>& pooled, const std::vector<T>& weight, const T* context_slope,
-                      int64_t batch, int64_t pitch, const T* row, T* slope, double* weight_slope) {
+void slope_of_pooling(const AdditiveProblem& p, const PooledHeads<T>& pooled, const std::vector<T>& weight,
+                      const T* context_slope, int64_t batch, int64_t pitch, const T* row, T* slope,
+                      double* weight_slope) {
     const int64_t dim = p.head_dim;
     const T* const context = pooled.context.data() + batch * pitch;
     for (int64_t h = 0; h < p.heads; ++h) {
@@ -178,18 +188,21 @@ struct AdditiveGradients {
 template <typename T>
 void write_weight(const UnitSums<T>& sums, const AdditiveProblem& p, int64_t pitch, T* to) {
     const std::vector<T> all = sums.of(0, sums.units.count);
-    for (int64_t i = 0; i < p.heads * p.channels(); ++i) to[i] = all[size_t(i / p.channels() * pitch + i % p.channels())];
+    for (int64_t i = 0; i < p.heads * p.channels(); ++i)
+        to[i] = all[size_t(i / p.channels() * pitch + i % p.channels())];
 }
 
 template <typename T, typename Stored>
 void additive_backward(const AdditiveInputs<T, Stored>& in, const AdditiveGradients<T, Stored>& gradients) {
     const AdditiveProblem& p = in.problem;
     const int64_t pitch = in.query.pitch;
-    const std::vector<T> query_weight = rows_of_heads(in.query_weight, p, pitch), key_weight = rows_of_heads(in.key_weight, p, pitch);
+    const std::vector<T> query_weight = rows_of_heads(in.query_weight, p, pitch),
+                         key_weight = rows_of_heads(in.key_weight, p, pitch);
     const PooledHeads<T> query = pool_heads<T, Stored>(p, {in.query, nullptr}, query_weight);
     const Factored<T, Stored> products{in.key, query.context.data()};
     const PooledHeads<T> key = pool_heads<T, Stored>(p, products, key_weight);
-    UnitSums<T> key_slopes(p, pitch), query_slopes(p, pitch), key_weights(p, p.heads * pitch), query_weights(p, p.heads * pitch);
+    UnitSums<T> key_slopes(p, pitch), query_slopes(p, pitch), key_weights(p, p.heads * pitch),
+        query_weights(p, p.heads * pitch);
     key_slopes.units.in_all_threads(p.threads, [&](int64_t unit, int64_t batch, int64_t token, int64_t end) {
         Pieces<T> pieces(2 * pitch);
         T *const row = pieces.take(pitch), *const out = pieces.take(pitch);
@@ -210,7 +223,8 @@ void additive_backward(const AdditiveInputs<T, Stored>& in, const AdditiveGradie
             products.read(row, batch, token);
             in.key.read(own, batch, token);
             std::fill(slope, slope + pitch, T(0));
-            slope_of_pooling(p, key, key_weight, key_slope.data() + batch * pitch, batch, pitch, row, slope, key_weights.at(unit));
+            slope_of_pooling(p, key, key_weight, key_slope.data() + batch * pitch, batch, pitch, row, slope,
+                             key_weights.at(unit));
             for (int64_t c = 0; c < pitch; ++c) {
                 sum[c] += double(slope[c]) * own[c];
                 slope[c] *= context[c];
@@ -226,7 +240,8 @@ void additive_backward(const AdditiveInputs<T, Stored>& in, const AdditiveGradie
         for (; token < end; ++token) {
             in.query.read(row, batch, token);
             outs.read(slope, batch, token);
-            slope_of_pooling(p, query, query_weight, query_slope.data() + batch * pitch, batch, pitch, row, slope, query_weights.at(unit));
+            slope_of_pooling(p, query, query_weight, query_slope.data() + batch * pitch, batch, pitch, row, slope,
+                             query_weights.at(unit));
             gradients.query.write(slope, batch, token);
         }
     });
@@ -246,7 +261,8 @@ TokenRows<T, Stored> rows(const Operand& operand, const AdditiveProblem& p) {
 }
 
 template <typename T, typename Stored>
-AdditiveInputs<T, Stored> inputs(const AdditiveProblem& p, const Operand* o, const void* query_weight, const void* key_weight) {
+AdditiveInputs<T, Stored> inputs(const AdditiveProblem& p, const Operand* o, const void* query_weight,
+                                 const void* key_weight) {
     return {p, rows<T, const Stored>(o[0], p), rows<T, const Stored>(o[1], p), static_cast<const T*>(query_weight),
             static_cast<const T*>(key_weight)};
 }
@@ -254,24 +270,26 @@ AdditiveInputs<T, Stored> inputs(const AdditiveProblem& p, const Operand* o, con
 }  // namespace
 
 // operands: query, key; out to write.
-REGARD_EXPORT int regard_additive_forward(int64_t dtype, const AdditiveProblem* problem, const Operand* o, const void* query_weight,
-                                          const void* key_weight) {
+REGARD_EXPORT int regard_additive_forward(int64_t dtype, const AdditiveProblem* problem, const Operand* o,
+                                          const void* query_weight, const void* key_weight) {
     return for_dtype(dtype, [&](auto value, auto stored) {
         using T = decltype(value);
         using Stored = decltype(stored);
-        additive_forward<T, Stored>(inputs<T, Stored>(*problem, o, query_weight, key_weight), rows<T, Stored>(o[2], *problem));
+        additive_forward<T, Stored>(inputs<T, Stored>(*problem, o, query_weight, key_weight),
+                                    rows<T, Stored>(o[2], *problem));
     });
 }
 
 // operands: query, key, gradient of out; gradients of query and key to write. Then the gradients of the weights.
-REGARD_EXPORT int regard_additive_backward(int64_t dtype, const AdditiveProblem* problem, const Operand* o, const void* query_weight,
-                                           const void* key_weight, void* query_weight_gradient, void* key_weight_gradient) {
+REGARD_EXPORT int regard_additive_backward(int64_t dtype, const AdditiveProblem* problem, const Operand* o,
+                                           const void* query_weight, const void* key_weight,
+                                           void* query_weight_gradient, void* key_weight_gradient) {
     return for_dtype(dtype, [&](auto value, auto stored) {
         using T = decltype(value);
         using Stored = decltype(stored);
-        const AdditiveGradients<T, Stored> gradients{rows<T, const Stored>(o[2], *problem), rows<T, Stored>(o[3], *problem),
-                                                     rows<T, Stored>(o[4], *problem), static_cast<T*>(query_weight_gradient),
-                                                     static_cast<T*>(key_weight_gradient)};
+        const AdditiveGradients<T, Stored> gradients{
+            rows<T, const Stored>(o[2], *problem), rows<T, Stored>(o[3], *problem), rows<T, Stored>(o[4], *problem),
+            static_cast<T*>(query_weight_gradient), static_cast<T*>(key_weight_gradient)};
         additive_backward<T, Stored>(inputs<T, Stored>(*problem, o, query_weight, key_weight), gradients);
     });
 }

@@ -1,5 +1,5 @@
-// Efficient additive attention on the CPU, forward and backward: two passes over the tokens forward, one over the queries
-// and one over the keys; three backward, which need no more than the inputs.
+// Efficient additive attention on the CPU, forward and backward: two passes over the tokens forward, one over the
+// queries and one over the keys; three backward, which need no more than the inputs.
 #include <cmath>
 
 #include "../_native/tokens.h"
@@ -50,7 +50,8 @@ struct Pooled {
 
     T weigh(int64_t norm, T score, int64_t batch) const {
         if (norm == kOnes) return 1;
-        return norm == kL2 ? score / divisor[size_t(batch)] : std::exp(score - highest[size_t(batch)]) / divisor[size_t(batch)];
+        return norm == kL2 ? score / divisor[size_t(batch)]
+                           : std::exp(score - highest[size_t(batch)]) / divisor[size_t(batch)];
     }
 };
 
@@ -62,8 +63,8 @@ Pooled<T> pool_queries(const EfficientAdditiveInputs<T, Stored>& in, const Token
     const TokenUnits units(p.batch, p.tokens);
     std::vector<T> partial(size_t(units.count * pitch)), highest(size_t(units.count)), sums(size_t(units.count));
     Pooled<T> pooled{pitch, std::vector<T>(size_t(pitch)), {}, {}, {}, {}};
-    // Scores must be the same bits wherever they are computed: were they scaled afterwards, the compiler might join that
-    // product with a subtraction in one place only.
+    // Scores must be the same bits wherever they are computed: were they scaled afterwards, the compiler might join
+    // that product with a subtraction in one place only.
     for (int64_t c = 0; c < p.channels; ++c) pooled.weight[size_t(c)] = in.weight[c] * T(p.scale);
     T one = 1;  // every token's weight without scores, unless the vector is NaN or infinite
     for (int64_t c = 0; c < p.channels; ++c) one += T(0) * in.weight[c];
@@ -110,7 +111,9 @@ Pooled<T> pool_queries(const EfficientAdditiveInputs<T, Stored>& in, const Token
             sum += factor * sums[unit];
             for (int64_t c = 0; c < pitch; ++c) context[size_t(c)] += factor * partial[unit * pitch + c];
         }
-        const T divisor = T(p.token_norm == kOnes ? 1.0 : p.token_norm == kL2 ? std::max(std::sqrt(sum), p.smallest) : sum);
+        const T divisor = T(p.token_norm == kOnes ? 1.0
+                            : p.token_norm == kL2 ? std::max(std::sqrt(sum), p.smallest)
+                                                  : sum);
         pooled.highest.push_back(most);
         pooled.divisor.push_back(divisor);
         for (double value : context) pooled.exact.push_back(value / divisor);
@@ -120,7 +123,8 @@ Pooled<T> pool_queries(const EfficientAdditiveInputs<T, Stored>& in, const Token
 }
 
 template <typename T, typename Stored>
-void efficient_additive_forward(const EfficientAdditiveInputs<T, Stored>& in, TokenRows<T, Stored> out, TokenRows<T, Stored> unit_query) {
+void efficient_additive_forward(const EfficientAdditiveInputs<T, Stored>& in, TokenRows<T, Stored> out,
+                                TokenRows<T, Stored> unit_query) {
     const EfficientAdditiveProblem& p = in.problem;
     const Pooled<T> pooled = pool_queries(in, &unit_query);
     TokenUnits(p.batch, p.tokens).in_all_threads(p.threads, [&](int64_t, int64_t batch, int64_t token, int64_t end) {
@@ -131,7 +135,8 @@ void efficient_additive_forward(const EfficientAdditiveInputs<T, Stored>& in, To
             const T* const key = in.key.row(scratch, batch, token);
             T* const row = out.place(scratch, batch, token);
             const T norm = length(key, pooled.pitch, p.smallest);
-            for (int64_t c = 0; c < pooled.pitch; c += kLanes<T>) store(row + c, load(key + c) / norm * load(context + c));
+            for (int64_t c = 0; c < pooled.pitch; c += kLanes<T>)
+                store(row + c, load(key + c) / norm * load(context + c));
             out.finish(row, batch, token);
         }
     });
@@ -146,8 +151,8 @@ struct EfficientAdditiveGradients {
 
 // The second pass: gradients of the keys, and of the context, [B][C].
 template <typename T, typename Stored>
-std::vector<T> slopes_of_keys(const EfficientAdditiveInputs<T, Stored>& in, const EfficientAdditiveGradients<T, Stored>& gradients,
-                              const Pooled<T>& pooled) {
+std::vector<T> slopes_of_keys(const EfficientAdditiveInputs<T, Stored>& in,
+                              const EfficientAdditiveGradients<T, Stored>& gradients, const Pooled<T>& pooled) {
     const EfficientAdditiveProblem& p = in.problem;
     const int64_t pitch = pooled.pitch;
     const TokenUnits units(p.batch, p.tokens);
@@ -171,7 +176,8 @@ std::vector<T> slopes_of_keys(const EfficientAdditiveInputs<T, Stored>& in, cons
     });
     for (int64_t i = 0; i < p.batch * pitch; ++i) {
         double sum = 0;
-        for (int64_t unit = 0; unit < units.of_entry; ++unit) sum += partial[size_t((i / pitch * units.of_entry + unit) * pitch + i % pitch)];
+        for (int64_t unit = 0; unit < units.of_entry; ++unit)
+            sum += partial[size_t((i / pitch * units.of_entry + unit) * pitch + i % pitch)];
         slopes[size_t(i)] = T(sum);
     }
     return slopes;
@@ -179,7 +185,8 @@ std::vector<T> slopes_of_keys(const EfficientAdditiveInputs<T, Stored>& in, cons
 
 // The third pass: gradients of the queries and of the scoring vector.
 template <typename T, typename Stored>
-void efficient_additive_backward(const EfficientAdditiveInputs<T, Stored>& in, const EfficientAdditiveGradients<T, Stored>& gradients) {
+void efficient_additive_backward(const EfficientAdditiveInputs<T, Stored>& in,
+                                 const EfficientAdditiveGradients<T, Stored>& gradients) {
     const EfficientAdditiveProblem& p = in.problem;
     const Pooled<T> pooled = pool_queries<T, Stored>(in, nullptr);
     const std::vector<T> context_slopes = slopes_of_keys(in, gradients, pooled);
@@ -188,10 +195,11 @@ void efficient_additive_backward(const EfficientAdditiveInputs<T, Stored>& in, c
     std::vector<T> partial(size_t(units.count * pitch));
     units.in_all_threads(p.threads, [&](int64_t unit, int64_t batch, int64_t token, int64_t end) {
         Pieces<T> pieces(3 * pitch);
-        T *const query = pieces.take(pitch), *const slope = pieces.take(pitch), *const weight_slope = pieces.take(pitch);
+        T *const query = pieces.take(pitch), *const slope = pieces.take(pitch),
+                 *const weight_slope = pieces.take(pitch);
         const T *const weight = pooled.weight.data(), *const context_slope = context_slopes.data() + batch * pitch;
-        // The mean of the weights' gradients. Those of the scores sum to 0: rounding must not spoil it where one token has
-        // all the weight, nor where the squares of the weights sum to 1.
+        // The mean of the weights' gradients. Those of the scores sum to 0: rounding must not spoil it where one token
+        // has all the weight, nor where the squares of the weights sum to 1.
         double mean = dot(context_slope, pooled.context.data() + batch * pitch, pitch);
         if (p.token_norm == kL2) {
             mean = 0;
@@ -205,7 +213,8 @@ void efficient_additive_backward(const EfficientAdditiveInputs<T, Stored>& in, c
             const T share = pooled.weigh(p.token_norm, score, batch), share_slope = dot(context_slope, query, pitch);
             T score_slope = 0;
             if (p.token_norm == kSoftmax) score_slope = share * (share_slope - T(mean));
-            if (p.token_norm == kL2) score_slope = (share_slope - (divisor > T(p.smallest) ? share * T(mean) : T(0))) / divisor;
+            if (p.token_norm == kL2)
+                score_slope = (share_slope - (divisor > T(p.smallest) ? share * T(mean) : T(0))) / divisor;
             const T scaled = score_slope * T(p.scale);
             for (int64_t c = 0; c < pitch; c += kLanes<T>) {
                 store(weight_slope + c, load(weight_slope + c) + load(query + c) * scaled);
@@ -236,32 +245,34 @@ TokenRows<T, Stored> rows(const Operand& operand, int64_t channels) {
 
 template <typename T, typename Stored>
 EfficientAdditiveInputs<T, Stored> inputs(const EfficientAdditiveProblem& p, const Operand* o, const void* weight) {
-    return {p, rows<T, const Stored>(o[0], p.channels), rows<T, const Stored>(o[1], p.channels), static_cast<const T*>(weight)};
+    return {p, rows<T, const Stored>(o[0], p.channels), rows<T, const Stored>(o[1], p.channels),
+            static_cast<const T*>(weight)};
 }
 
 }  // namespace
 
 // operands: query, key; out and unit queries to write.
-REGARD_EXPORT int regard_efficient_additive_forward(int64_t dtype, const EfficientAdditiveProblem* problem, const Operand* o,
-                                                    const void* weight) {
+REGARD_EXPORT int regard_efficient_additive_forward(int64_t dtype, const EfficientAdditiveProblem* problem,
+                                                    const Operand* o, const void* weight) {
     return for_dtype(dtype, [&](auto value, auto stored) {
         using T = decltype(value);
         using Stored = decltype(stored);
-        efficient_additive_forward<T, Stored>(inputs<T, Stored>(*problem, o, weight), rows<T, Stored>(o[2], problem->channels),
+        efficient_additive_forward<T, Stored>(inputs<T, Stored>(*problem, o, weight),
+                                              rows<T, Stored>(o[2], problem->channels),
                                               rows<T, Stored>(o[3], problem->channels));
     });
 }
 
 // operands: query, key, gradients of out and of the unit queries; gradients of query and key to write.
-REGARD_EXPORT int regard_efficient_additive_backward(int64_t dtype, const EfficientAdditiveProblem* problem, const Operand* o,
-                                                     const void* weight, void* weight_gradient) {
+REGARD_EXPORT int regard_efficient_additive_backward(int64_t dtype, const EfficientAdditiveProblem* problem,
+                                                     const Operand* o, const void* weight, void* weight_gradient) {
     return for_dtype(dtype, [&](auto value, auto stored) {
         using T = decltype(value);
         using Stored = decltype(stored);
         const int64_t channels = problem->channels;
         const EfficientAdditiveGradients<T, Stored> gradients{
-            rows<T, const Stored>(o[2], channels), rows<T, const Stored>(o[3], channels), rows<T, Stored>(o[4], channels),
-            rows<T, Stored>(o[5], channels), static_cast<T*>(weight_gradient)};
+            rows<T, const Stored>(o[2], channels), rows<T, const Stored>(o[3], channels),
+            rows<T, Stored>(o[4], channels), rows<T, Stored>(o[5], channels), static_cast<T*>(weight_gradient)};
         efficient_additive_backward<T, Stored>(inputs<T, Stored>(*problem, o, weight), gradients);
     });
 }

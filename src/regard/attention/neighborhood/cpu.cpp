@@ -29,7 +29,8 @@ struct Scratch {
     const Schedule<T>& schedule;
     T *start, *left;
 
-    Scratch(const Schedule<T>& schedule, int64_t ring_channels, int64_t own_channels, int64_t lines_of_scores, int64_t biases)
+    Scratch(const Schedule<T>& schedule, int64_t ring_channels, int64_t own_channels, int64_t lines_of_scores,
+            int64_t biases)
         : schedule(schedule),
           start(arena<T>(Ring<T>::elements(schedule, ring_channels) + 2 * own_channels * n +
                          lines_of_scores * schedule.scores() * n + biases * BiasLanes<T>::elements(schedule))),
@@ -41,7 +42,9 @@ struct Scratch {
         return left - elements;
     }
     T* scores() { return take(int64_t(schedule.scores()) * n); }
-    BiasLanes<T> bias(bool wanted) { return BiasLanes<T>(take(wanted ? BiasLanes<T>::elements(schedule) : 0), schedule); }
+    BiasLanes<T> bias(bool wanted) {
+        return BiasLanes<T>(take(wanted ? BiasLanes<T>::elements(schedule) : 0), schedule);
+    }
 };
 
 template <typename T, typename Stored>
@@ -61,7 +64,8 @@ Vector<T> seen(const Block<T>& block, int t, Vector<T> values, T elsewhere) {
 // Turns a line's dot products into logits, and those beyond a lane's partners into -inf. Calls
 // f(logits, partners' plane and row, their offset in the scores, t).
 template <typename T, typename Function>
-void for_logits(const Walk<T>& walk, const Line& line, int l, const Block<T>& block, T* scores, const T* bias, Function f) {
+void for_logits(const Walk<T>& walk, const Line& line, int l, const Block<T>& block, T* scores, const T* bias,
+                Function f) {
     constexpr int n = kLanes<T>;
     walk.rows(line, l, [&](int z, int y, int64_t offset, int64_t relative) {
         for (int t = 0; t < block.most; ++t) {
@@ -136,8 +140,8 @@ void forward(const Inputs<T, Stored>& in, Tensor<Stored> out, T* lse_data) {
 // Gradients of query and bias. Also what the other pass needs per query: the mean of its weights' gradients, and by how
 // much the weights that the rounded log-sum-exp gives miss a sum of 1.
 template <typename T, typename Stored>
-void backward_query(const Inputs<T, Stored>& in, Tensor<const Stored> out_gradient, const T* lse_data, T* means_data, T* norms_data,
-                    Tensor<Stored> query_gradient, T* bias_gradient) {
+void backward_query(const Inputs<T, Stored>& in, Tensor<const Stored> out_gradient, const T* lse_data, T* means_data,
+                    T* norms_data, Tensor<Stored> query_gradient, T* bias_gradient) {
     constexpr int n = kLanes<T>;
     const Schedule<T> schedule(in.problem, false);
     const PerHead<const T> lse(lse_data, in.problem);
@@ -205,15 +209,18 @@ void backward_query(const Inputs<T, Stored>& in, Tensor<const Stored> out_gradie
                         walk.rows(line, l, [&](int, int, int64_t offset, int64_t relative) {
                             for (int t = 0; t < block.most; ++t) {
                                 const int64_t score = offset + t * n;
-                                const Vector<T> slope = load(scores[l] + score) * norm * (load(slopes[l] + score) - slope_mean);
+                                const Vector<T> slope =
+                                    load(scores[l] + score) * norm * (load(slopes[l] + score) - slope_mean);
                                 store(slopes[l] + score, slope);
-                                if (bias_gradient) store(gathered + relative + t * n, load(gathered + relative + t * n) + slope);
+                                if (bias_gradient)
+                                    store(gathered + relative + t * n, load(gathered + relative + t * n) + slope);
                             }
                         });
                     }
                     gradients.clear();
                     walk.sums(line, block, keys.ring, slopes, gradients.lines);
-                    for (int l = 0; l < line.count; ++l) gradients.write(walk, line, block, l, splat(T(in.problem.scale)));
+                    for (int l = 0; l < line.count; ++l)
+                        gradients.write(walk, line, block, l, splat(T(in.problem.scale)));
                 }
             });
             if (bias_gradient) hand_in();
@@ -228,8 +235,9 @@ void backward_query(const Inputs<T, Stored>& in, Tensor<const Stored> out_gradie
 
 // Gradients of key and value: a walk over keys and the queries that see them.
 template <typename T, typename Stored>
-void backward_key(const Inputs<T, Stored>& in, Tensor<const Stored> out_gradient, const T* lse_data, const T* means_data, const T* norms_data,
-                  Tensor<Stored> key_gradient, Tensor<Stored> value_gradient) {
+void backward_key(const Inputs<T, Stored>& in, Tensor<const Stored> out_gradient, const T* lse_data,
+                  const T* means_data, const T* norms_data, Tensor<Stored> key_gradient,
+                  Tensor<Stored> value_gradient) {
     const Schedule<T> schedule(in.problem, true);
     const PerHead<const T> lse(lse_data, in.problem), mean(means_data, in.problem), norm(norms_data, in.problem);
     const int64_t channels = in.query.channels + in.value.channels;
@@ -319,13 +327,16 @@ void run_forward(const Problem& problem, const Operand* o, const void* bias, voi
 }
 
 template <typename T, typename Stored>
-void run_backward(const Problem& problem, const Operand* o, const void* bias, const void* lse, void* statistics, void* bias_gradient) {
+void run_backward(const Problem& problem, const Operand* o, const void* bias, const void* lse, void* statistics,
+                  void* bias_gradient) {
     const auto in = inputs<T, Stored>(problem, o, bias);
     T* const means = static_cast<T*>(statistics);
-    T* const norms = means + problem.batch * problem.heads * problem.axes[0].length * problem.axes[1].length * problem.axes[2].length;
+    T* const norms = means + problem.batch * problem.heads * problem.axes[0].length * problem.axes[1].length *
+                                 problem.axes[2].length;
     const Tensor<const Stored> out_gradient{static_cast<const Stored*>(o[3].data), o[3].strides, problem.value_dim};
     backward_query<T, Stored>(in, out_gradient, static_cast<const T*>(lse), means, norms,
-                              {static_cast<Stored*>(o[4].data), o[4].strides, problem.query_dim}, static_cast<T*>(bias_gradient));
+                              {static_cast<Stored*>(o[4].data), o[4].strides, problem.query_dim},
+                              static_cast<T*>(bias_gradient));
     backward_key<T, Stored>(in, out_gradient, static_cast<const T*>(lse), means, norms,
                             {static_cast<Stored*>(o[5].data), o[5].strides, problem.query_dim},
                             {static_cast<Stored*>(o[6].data), o[6].strides, problem.value_dim});
@@ -334,15 +345,17 @@ void run_backward(const Problem& problem, const Operand* o, const void* bias, co
 }  // namespace
 
 // operands: query, key, value, out.
-REGARD_EXPORT int regard_neighborhood_forward(int64_t dtype, const Problem* problem, const Operand* operands, const void* bias, void* lse) {
+REGARD_EXPORT int regard_neighborhood_forward(int64_t dtype, const Problem* problem, const Operand* operands,
+                                              const void* bias, void* lse) {
     return for_dtype(dtype, [&](auto value, auto stored) {
         run_forward<decltype(value), decltype(stored)>(*problem, operands, bias, lse);
     });
 }
 
 // operands: query, key, value, gradient of out; gradients of query, key, value to write.
-REGARD_EXPORT int regard_neighborhood_backward(int64_t dtype, const Problem* problem, const Operand* operands, const void* bias,
-                                  const void* lse, void* statistics, void* bias_gradient) {
+REGARD_EXPORT int regard_neighborhood_backward(int64_t dtype, const Problem* problem, const Operand* operands,
+                                               const void* bias, const void* lse, void* statistics,
+                                               void* bias_gradient) {
     return for_dtype(dtype, [&](auto value, auto stored) {
         run_backward<decltype(value), decltype(stored)>(*problem, operands, bias, lse, statistics, bias_gradient);
     });

@@ -66,12 +66,12 @@ enum class Reach { contiguous, shuffled, gathered };
 // One vector of lanes.
 template <typename T>
 struct Block {
-    int lane, valid;        // the first lane, and how many are in use
-    int base;               // the smallest first partner
-    int most;               // partners of the lane that has the most
-    int chunk;              // partners that one pair of vectors reaches
-    int pattern;            // of heads and offsets, shared by like blocks
-    bool ragged;            // whether some lane has fewer partners than `most`
+    int lane, valid;  // the first lane, and how many are in use
+    int base;         // the smallest first partner
+    int most;         // partners of the lane that has the most
+    int chunk;        // partners that one pair of vectors reaches
+    int pattern;      // of heads and offsets, shared by like blocks
+    bool ragged;      // whether some lane has fewer partners than `most`
     Reach reach;
     Index<T> first, count;  // of every lane's partners, the first relative to base
 };

@@ -73,7 +73,12 @@ struct Schedule {
         const Relation &planes = relation(0), &rows = relation(1);
         for (int z = 0; z < length(0); ++z) {
             for (int y = 0; y < length(1);) {
-                Line line{z, y, 1, planes.first[z], planes.first[z] + planes.count[z], rows.first[y],
+                Line line{z,
+                          y,
+                          1,
+                          planes.first[z],
+                          planes.first[z] + planes.count[z],
+                          rows.first[y],
                           rows.first[y] + rows.count[y]};
                 if (y + 1 < length(1)) {
                     const int begin = std::min(line.y_begin, rows.first[y + 1]);
@@ -278,7 +283,9 @@ struct Source {
     std::vector<int64_t> offsets;
 
     Source(Tensor<Stored> tensor, T*& memory, const Schedule<T>& schedule, T factor = 1)
-        : tensor(tensor), ring(memory, schedule, tensor.channels), factor(factor) {}
+        : tensor(tensor),
+          ring(memory, schedule, tensor.channels),
+          factor(factor) {}
 
     void enter(const Walk<T>& walk, bool changed) {
         if (changed) offsets = walk.offsets(tensor, walk.tile->begin, walk.tile->end);
@@ -301,7 +308,9 @@ struct Own {
     std::vector<int64_t> offsets;
 
     Own(Tensor<Stored> tensor, T*& memory, T factor = 1)
-        : tensor(tensor), factor(factor), lines{memory, memory + tensor.channels * n} {
+        : tensor(tensor),
+          factor(factor),
+          lines{memory, memory + tensor.channels * n} {
         memory += elements(tensor);
     }
     static int64_t elements(const Tensor<Stored>& tensor) { return 2 * tensor.channels * n; }
@@ -310,8 +319,9 @@ struct Own {
     }
     void read(const Walk<T>& walk, const Line& line, const Block<T>& block) {
         for (int l = 0; l < line.count; ++l) {
-            read_lanes<T>(lines[l], n, walk.row(tensor, line.z, line.y + l), offsets.data() + block.lane - walk.first_lane(),
-                          block.valid, tensor.channels, tensor.strides[5], factor);
+            read_lanes<T>(lines[l], n, walk.row(tensor, line.z, line.y + l),
+                          offsets.data() + block.lane - walk.first_lane(), block.valid, tensor.channels,
+                          tensor.strides[5], factor);
         }
     }
     void clear() { std::memset(lines[0], 0, sizeof(T) * elements(tensor)); }
@@ -321,7 +331,8 @@ struct Own {
     }
 };
 
-// The relative bias, laid out like scores: [pattern][relative plane and row][t][lane]. Also how its gradient is collected.
+// The relative bias, laid out like scores: [pattern][relative plane and row][t][lane]. Also how its gradient is
+// collected.
 template <typename T>
 struct BiasLanes {
     static constexpr int n = kLanes<T>;
@@ -329,7 +340,9 @@ struct BiasLanes {
     int64_t rows, most;
 
     BiasLanes(T* memory, const Schedule<T>& schedule)
-        : memory(memory), rows(schedule.relatives(0) * schedule.relatives(1)), most(schedule.relation(2).most) {}
+        : memory(memory),
+          rows(schedule.relatives(0) * schedule.relatives(1)),
+          most(schedule.relation(2).most) {}
     static int64_t elements(const Schedule<T>& schedule) {
         size_t patterns = 0;
         for (const auto& tiles : schedule.tiles) {

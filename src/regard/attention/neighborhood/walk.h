@@ -3,8 +3,8 @@
 //   dots: scores[t][lane] = sum over channels of mine[channel][lane] * theirs[channel][first(lane) + t]
 //   sums: out[channel][lane] += sum over t of weights[t][lane] * theirs[channel][first(lane) + t]
 //
-// Rows of the grid are transposed to [channel][lane] once, into a ring. Two rows of queries (or of keys, in the backward
-// pass) are worked on together, because they share most partners: what is shuffled for one serves the other.
+// Rows of the grid are transposed to [channel][lane] once, into a ring. Two rows of queries (or of keys, in the
+// backward pass) are worked on together, because they share most partners: what is shuffled for one serves the other.
 #pragma once
 
 #include "../_native/tensors.h"
@@ -115,13 +115,14 @@ template <typename T>
 using Kernel = void (*)(const Operands<T>&);
 
 template <typename T, bool summing, Reach reach, int lines, int count>
-constexpr Kernel<T> kKernel = summing ? Kernel<T>(sums<T, reach, lines, count>) : Kernel<T>(dots<T, reach, lines, count>);
+constexpr Kernel<T> kKernel =
+    summing ? Kernel<T>(sums<T, reach, lines, count>) : Kernel<T>(dots<T, reach, lines, count>);
 
 template <typename T, bool summing, Reach reach, int lines>
-constexpr Kernel<T> kKernels[] = {
-    kKernel<T, summing, reach, lines, 1>, kKernel<T, summing, reach, lines, 2>, kKernel<T, summing, reach, lines, 3>,
-    kKernel<T, summing, reach, lines, 4>, kKernel<T, summing, reach, lines, 5>, kKernel<T, summing, reach, lines, 6>,
-    kKernel<T, summing, reach, lines, 7>};
+constexpr Kernel<T> kKernels[] = {kKernel<T, summing, reach, lines, 1>, kKernel<T, summing, reach, lines, 2>,
+                                  kKernel<T, summing, reach, lines, 3>, kKernel<T, summing, reach, lines, 4>,
+                                  kKernel<T, summing, reach, lines, 5>, kKernel<T, summing, reach, lines, 6>,
+                                  kKernel<T, summing, reach, lines, 7>};
 
 template <typename T, bool summing>
 Kernel<T> kernel_of(int lines, Reach reach, int count) {

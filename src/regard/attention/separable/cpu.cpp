@@ -35,7 +35,8 @@ struct Places {
         for (int64_t place = 0; place < count; ++place) {
             int64_t begin = ends[size_t(place)];
             const int64_t end = ends[size_t(place) + 1] += begin;
-            for (; begin < end; begin += kTokensOfUnit) runs.push_back({place, begin, std::min(begin + kTokensOfUnit, end)});
+            for (; begin < end; begin += kTokensOfUnit)
+                runs.push_back({place, begin, std::min(begin + kTokensOfUnit, end)});
         }
         order.resize(size_t(tokens));
         for (int64_t t = 0; t < tokens; ++t) order[size_t(ends[size_t(of_token[size_t(t)])]++)] = int32_t(t);
@@ -65,7 +66,8 @@ std::vector<T> sums_of_places(const SeparableProblem& p, const Places& places, i
     in_parallel(p.batch * runs, p.threads, [&](int, int64_t unit, int64_t end) {
         for (; unit < end; ++unit) {
             const Places::Run& run = places.runs[size_t(unit % runs)];
-            body(partial.data() + unit * pitch, unit / runs, run.place, TokensOfPlace{places.order.data() + run.begin, places.order.data() + run.end});
+            body(partial.data() + unit * pitch, unit / runs, run.place,
+                 TokensOfPlace{places.order.data() + run.begin, places.order.data() + run.end});
         }
     });
     std::vector<double> sum(size_t(pitch), 0.0);
@@ -124,20 +126,22 @@ void separable_forward(const SeparableInputs<T, Stored>& in, TokenRows<T, Stored
     const Places places(p.keys, p.patch), value_places(p.values, p.patch);
     const std::vector<T> contexts = contexts_of(in, places, weights_of(in, places));
     const int64_t pitch = in.key.pitch;
-    TokenUnits(p.batch, value_places.tokens).in_all_threads(p.threads, [&](int64_t, int64_t batch, int64_t token, int64_t end) {
-        Pieces<T> pieces(pitch);
-        T* const scratch = pieces.take(pitch);
-        for (; token < end; ++token) {
-            const T* const context = contexts.data() + (batch * places.count + value_places.of_token[size_t(token)]) * pitch;
-            const T* const value = in.value.row(scratch, batch, token);
-            T* const row = out.place(scratch, batch, token);
-            for (int64_t c = 0; c < pitch; c += kLanes<T>) {
-                const Vector<T> here = load(value + c);
-                store(row + c, (here < splat(T(0)) ? splat(T(0)) : here) * load(context + c));
+    TokenUnits(p.batch, value_places.tokens)
+        .in_all_threads(p.threads, [&](int64_t, int64_t batch, int64_t token, int64_t end) {
+            Pieces<T> pieces(pitch);
+            T* const scratch = pieces.take(pitch);
+            for (; token < end; ++token) {
+                const T* const context =
+                    contexts.data() + (batch * places.count + value_places.of_token[size_t(token)]) * pitch;
+                const T* const value = in.value.row(scratch, batch, token);
+                T* const row = out.place(scratch, batch, token);
+                for (int64_t c = 0; c < pitch; c += kLanes<T>) {
+                    const Vector<T> here = load(value + c);
+                    store(row + c, (here < splat(T(0)) ? splat(T(0)) : here) * load(context + c));
+                }
+                out.finish(row, batch, token);
             }
-            out.finish(row, batch, token);
-        }
-    });
+        });
 }
 
 template <typename T, typename Stored>
@@ -152,36 +156,38 @@ void separable_backward(const SeparableInputs<T, Stored>& in, const SeparableGra
     const Places places(p.keys, p.patch), value_places(p.values, p.patch);
     const std::vector<T> weights = weights_of(in, places), contexts = contexts_of(in, places, weights);
     const int64_t pitch = in.key.pitch;
-    const std::vector<T> slopes = sums_of_places<T>(p, value_places, pitch, [&](T* sum, int64_t batch, int64_t place, TokensOfPlace tokens) {
-        const T* const context = contexts.data() + (batch * places.count + place) * pitch;
-        Pieces<T> pieces(2 * pitch);
-        T *const value = pieces.take(pitch), *const slope = pieces.take(pitch);
-        for (const int32_t token : tokens) {
-            in.value.read(value, batch, token);
-            gradients.out.read(slope, batch, token);
-            for (int64_t c = 0; c < pitch; c += kLanes<T>) {
-                const Vector<T> here = load(value + c), zero = splat(T(0));
-                store(sum + c, load(sum + c) + load(slope + c) * (here < zero ? zero : here));
-                store(slope + c, here <= zero ? zero : load(slope + c) * load(context + c));
+    const std::vector<T> slopes =
+        sums_of_places<T>(p, value_places, pitch, [&](T* sum, int64_t batch, int64_t place, TokensOfPlace tokens) {
+            const T* const context = contexts.data() + (batch * places.count + place) * pitch;
+            Pieces<T> pieces(2 * pitch);
+            T *const value = pieces.take(pitch), *const slope = pieces.take(pitch);
+            for (const int32_t token : tokens) {
+                in.value.read(value, batch, token);
+                gradients.out.read(slope, batch, token);
+                for (int64_t c = 0; c < pitch; c += kLanes<T>) {
+                    const Vector<T> here = load(value + c), zero = splat(T(0));
+                    store(sum + c, load(sum + c) + load(slope + c) * (here < zero ? zero : here));
+                    store(slope + c, here <= zero ? zero : load(slope + c) * load(context + c));
+                }
+                gradients.value.write(slope, batch, token);
             }
-            gradients.value.write(slope, batch, token);
-        }
-    });
-    TokenUnits(p.batch, places.tokens).in_all_threads(p.threads, [&](int64_t, int64_t batch, int64_t token, int64_t end) {
-        Pieces<T> pieces(pitch);
-        T* const key = pieces.take(pitch);
-        for (; token < end; ++token) {
-            const int64_t at = (batch * places.count + places.of_token[size_t(token)]) * pitch;
-            const T *const slope = slopes.data() + at, *const context = contexts.data() + at;
-            const T weight = weights[size_t(batch * places.tokens + token)];
-            in.key.read(key, batch, token);
-            const T mean = dot(slope, context, pitch);
-            const T score = weight * (dot(slope, key, pitch) - mean);
-            for (int64_t c = 0; c < pitch; c += kLanes<T>) store(key + c, load(slope + c) * weight);
-            gradients.key.write(key, batch, token);
-            *gradients.score.at(batch, token) = narrow<Stored>(score);
-        }
-    });
+        });
+    TokenUnits(p.batch, places.tokens)
+        .in_all_threads(p.threads, [&](int64_t, int64_t batch, int64_t token, int64_t end) {
+            Pieces<T> pieces(pitch);
+            T* const key = pieces.take(pitch);
+            for (; token < end; ++token) {
+                const int64_t at = (batch * places.count + places.of_token[size_t(token)]) * pitch;
+                const T *const slope = slopes.data() + at, *const context = contexts.data() + at;
+                const T weight = weights[size_t(batch * places.tokens + token)];
+                in.key.read(key, batch, token);
+                const T mean = dot(slope, context, pitch);
+                const T score = weight * (dot(slope, key, pitch) - mean);
+                for (int64_t c = 0; c < pitch; c += kLanes<T>) store(key + c, load(slope + c) * weight);
+                gradients.key.write(key, batch, token);
+                *gradients.score.at(batch, token) = narrow<Stored>(score);
+            }
+        });
 }
 
 }  // namespace regard
@@ -197,7 +203,8 @@ TokenRows<T, Stored> rows(const Operand& operand, int64_t channels) {
 
 template <typename T, typename Stored>
 SeparableInputs<T, Stored> inputs(const SeparableProblem& p, const Operand* o) {
-    return {p, rows<T, const Stored>(o[0], 1), rows<T, const Stored>(o[1], p.channels), rows<T, const Stored>(o[2], p.channels)};
+    return {p, rows<T, const Stored>(o[0], 1), rows<T, const Stored>(o[1], p.channels),
+            rows<T, const Stored>(o[2], p.channels)};
 }
 
 }  // namespace

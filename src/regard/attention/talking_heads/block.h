@@ -20,12 +20,14 @@ template <typename T, typename Stored>
 struct TalkingInputs {
     const TalkingProblem& problem;
     Tensor<const Stored> query, key, value;
-    const T *logits_mix, *weights_mix, *weights_bias;  // [heads, key_heads], [value_heads, heads], [value_heads] or null
+    const T *logits_mix, *weights_mix,
+        *weights_bias;  // [heads, key_heads], [value_heads, heads], [value_heads] or null
 };
 
 // Lays one head of all tokens out: [token][pitch], or transposed, [channel][pitch].
 template <typename T, typename Stored>
-void lay_out(T* out, int64_t pitch, Tensor<const Stored> tensor, int64_t batch, int64_t head, int64_t tokens, bool transposed) {
+void lay_out(T* out, int64_t pitch, Tensor<const Stored> tensor, int64_t batch, int64_t head, int64_t tokens,
+             bool transposed) {
     const Stored* const first = tensor.data + batch * tensor.strides[0] + head * tensor.strides[4];
     if (transposed) {
         std::vector<int64_t> offsets(tokens);
@@ -33,7 +35,8 @@ void lay_out(T* out, int64_t pitch, Tensor<const Stored> tensor, int64_t batch, 
         read_lanes<T>(out, pitch, first, offsets.data(), int(tokens), tensor.channels, tensor.strides[5], T(1));
     } else {
         for (int64_t t = 0; t < tokens; ++t) {
-            read_channels<T>(out + t * pitch, pitch, first + t * tensor.strides[3], tensor.channels, tensor.strides[5], T(1));
+            read_channels<T>(out + t * pitch, pitch, first + t * tensor.strides[3], tensor.channels, tensor.strides[5],
+                             T(1));
         }
     }
 }
@@ -52,7 +55,8 @@ struct Heads {
 };
 
 template <typename T, typename Stored>
-void fill(Heads<T>& heads, Tensor<const Stored> tensor, int64_t batch, int64_t count, int64_t tokens, bool transposed, int64_t threads) {
+void fill(Heads<T>& heads, Tensor<const Stored> tensor, int64_t batch, int64_t count, int64_t tokens, bool transposed,
+          int64_t threads) {
     in_parallel(count, threads, [&](int, int64_t head, int64_t end) {
         for (; head < end; ++head) lay_out<T>(heads.of(head), heads.pitch, tensor, batch, head, tokens, transposed);
     });
@@ -99,10 +103,11 @@ struct QueryBlock {
             const auto tensor = in.query;
             const Stored* const from = tensor.data + batch * tensor.strides[0] + head * tensor.strides[4];
             for (int64_t r = 0; r < count; ++r) {
-                read_channels<T>(queries + r * query_pitch, query_pitch, from + (first + r) * tensor.strides[3], tensor.channels,
-                                 tensor.strides[5], T(in.problem.scale));
+                read_channels<T>(queries + r * query_pitch, query_pitch, from + (first + r) * tensor.strides[3],
+                                 tensor.channels, tensor.strides[5], T(in.problem.scale));
             }
-            product<T>({queries, query_pitch, 1}, keys.of(head), pitch, logits + head * plane, pitch, count, pitch, tensor.channels);
+            product<T>({queries, query_pitch, 1}, keys.of(head), pitch, logits + head * plane, pitch, count, pitch,
+                       tensor.channels);
         }
     }
     // Mixes one row's logits and turns them into exp(logit - highest), 0 beyond the keys, and their sums.

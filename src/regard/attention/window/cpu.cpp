@@ -40,7 +40,8 @@ struct WindowPlan {
         }
         for (int64_t t = 0; t < tokens; ++t) {
             int64_t at = 0;
-            for (int axis = 0; axis < 3; ++axis) at = at * (2 * problem.window[axis] - 1) + places[size_t(3 * t + axis)];
+            for (int axis = 0; axis < 3; ++axis)
+                at = at * (2 * problem.window[axis] - 1) + places[size_t(3 * t + axis)];
             index.push_back(at);
         }
         middle = index.back();
@@ -59,7 +60,9 @@ struct Window {
     std::vector<T> region;          // of no token in the lanes that only fill up a vector
 
     explicit Window(const WindowPlan& plan)
-        : plan(plan), position(size_t(3 * plan.tokens)), region(size_t(whole_vectors<T>(plan.tokens)), T(-1)) {}
+        : plan(plan),
+          position(size_t(3 * plan.tokens)),
+          region(size_t(whole_vectors<T>(plan.tokens)), T(-1)) {}
 
     void enter(int64_t index) {
         int64_t cell[3];
@@ -105,13 +108,15 @@ struct Tokens {
     // Fetches a token of the next head, which stands next to this one in memory but nowhere near the next token.
     void prefetch(int64_t token) const {
         const auto* const next = reinterpret_cast<const char*>(first + offsets[size_t(token)] + tensor.strides[4]);
-        for (int64_t byte = 0; byte < tensor.channels * int64_t(sizeof(Stored)); byte += 64) __builtin_prefetch(next + byte);
+        for (int64_t byte = 0; byte < tensor.channels * int64_t(sizeof(Stored)); byte += 64)
+            __builtin_prefetch(next + byte);
     }
 
     template <typename T>
     void rows(T* out, int64_t pitch, T factor = 1) const {  // [token][channel]
         for (size_t t = 0; t < offsets.size(); ++t) {
-            read_channels<T>(out + int64_t(t) * pitch, pitch, first + offsets[t], tensor.channels, tensor.strides[5], factor);
+            read_channels<T>(out + int64_t(t) * pitch, pitch, first + offsets[t], tensor.channels, tensor.strides[5],
+                             factor);
         }
     }
     template <typename T>
@@ -146,7 +151,8 @@ struct Weights {
 
     static int64_t elements(const WindowPlan& plan, int64_t group) {
         const int64_t pitch = whole_vectors<T>(plan.tokens), channels = plan.problem.query_dim;
-        return plan.tokens * whole_vectors<T>(channels) + channels * pitch + plan.tokens * pitch + pitch + group * plan.tokens * pitch;
+        return plan.tokens * whole_vectors<T>(channels) + channels * pitch + plan.tokens * pitch + pitch +
+               group * plan.tokens * pitch;
     }
     Weights(const WindowInputs<T, Stored>& in, const WindowPlan& plan, int64_t group, Pieces<T>& pieces)
         : plan(plan),
@@ -168,7 +174,9 @@ struct Weights {
         for (int64_t row = 0; row < count * plan.tokens; ++row) {
             const int64_t from = (head + row / plan.tokens) * plan.table, query = row % plan.tokens;
             for (int64_t t = 0; t < pitch; ++t) {
-                biases[row * pitch + t] = t >= plan.tokens ? kHidden<T> : table ? table[from + plan.relative(query, t)] : T(0);
+                biases[row * pitch + t] = t >= plan.tokens ? kHidden<T>
+                                          : table          ? table[from + plan.relative(query, t)]
+                                                           : T(0);
             }
         }
     }
@@ -187,7 +195,8 @@ struct Weights {
             Vector<T> most = splat(kHidden<T>);
             for (int64_t k = 0; k < pitch; k += n) {
                 Vector<T> logit = load(row + k) + load(bias + t * pitch + k);
-                if (window.mixed) logit = load(window.region.data() + k) == window.region[t] ? logit : splat(kHidden<T>);
+                if (window.mixed)
+                    logit = load(window.region.data() + k) == window.region[t] ? logit : splat(kHidden<T>);
                 store(row + k, logit);
                 most = maximum<T>(most, logit);
             }
@@ -228,7 +237,8 @@ void window_forward(const WindowInputs<T, Stored>& in, Tensor<Stored> out) {
         Tokens<Stored> results(out, plan);
         Window<T> window(plan);
         for (; unit < end; ++unit) {
-            const int64_t head = unit / plan.windows * units.group, last = std::min(head + units.group, in.problem.heads);
+            const int64_t head = unit / plan.windows * units.group,
+                          last = std::min(head + units.group, in.problem.heads);
             weights.enter_heads(head, last - head);
             window.enter(unit % plan.windows);
             weights.queries.enter(window);
@@ -240,10 +250,12 @@ void window_forward(const WindowInputs<T, Stored>& in, Tensor<Stored> out) {
                 results.head(h);
                 weights.compute(window, h, values);
                 values.rows(value, value_pitch);
-                product<T>({weights.scores, weights.pitch, 1}, value, value_pitch, result, value_pitch, tokens, value_pitch, tokens);
+                product<T>({weights.scores, weights.pitch, 1}, value, value_pitch, result, value_pitch, tokens,
+                           value_pitch, tokens);
                 for (int64_t t = 0; t < tokens; ++t) {
                     T* const row = result + t * value_pitch;
-                    for (int64_t c = 0; c < value_pitch; c += kLanes<T>) store(row + c, load(row + c) / weights.totals[t]);
+                    for (int64_t c = 0; c < value_pitch; c += kLanes<T>)
+                        store(row + c, load(row + c) / weights.totals[t]);
                 }
                 results.write(result, value_pitch, T(1));
             }
@@ -258,7 +270,8 @@ struct WindowGradients {
     T* bias;
 };
 
-// Normalizes the weights, and turns their gradients into those of the logits: 0, whatever comes in, where they are masked.
+// Normalizes the weights, and turns their gradients into those of the logits: 0, whatever comes in, where they are
+// masked.
 template <typename T>
 void slopes_of_logits(T* weights, T* slopes, const T* totals, const Window<T>& window, int64_t pitch, T* collected) {
     constexpr int n = kLanes<T>;
@@ -291,14 +304,16 @@ void window_backward(const WindowInputs<T, Stored>& in, const WindowGradients<T,
         const int64_t tokens = plan.tokens, value_pitch = whole_vectors<T>(in.value.channels);
         const int64_t query_pitch = whole_vectors<T>(in.query.channels), pitch = whole_vectors<T>(tokens);
         const int64_t square = tokens * pitch, collected_size = in.bias ? units.group * square : 0;
-        Pieces<T> pieces(Weights<T, Stored>::elements(plan, units.group) + in.value.channels * pitch + square + collected_size +
-                         2 * tokens * (query_pitch + value_pitch));
+        Pieces<T> pieces(Weights<T, Stored>::elements(plan, units.group) + in.value.channels * pitch + square +
+                         collected_size + 2 * tokens * (query_pitch + value_pitch));
         Weights<T, Stored> weights(in, plan, units.group, pieces);
         T *const value = pieces.take(in.value.channels * pitch), *const slopes = pieces.take(square);
         T *const collected = pieces.take(collected_size), *const key = pieces.take(tokens * query_pitch);
-        T *const out = pieces.take(tokens * value_pitch), *const result = pieces.take(tokens * std::max(query_pitch, value_pitch));
+        T *const out = pieces.take(tokens * value_pitch), *const result =
+                                                              pieces.take(tokens * std::max(query_pitch, value_pitch));
         Tokens<const Stored> values(in.value, plan), outs(gradients.out, plan);
-        Tokens<Stored> queries(gradients.query, plan), keys(gradients.key, plan), value_gradients(gradients.value, plan);
+        Tokens<Stored> queries(gradients.query, plan), keys(gradients.key, plan),
+            value_gradients(gradients.value, plan);
         Window<T> window(plan);
         if (in.bias) tables[thread].assign(size_t(heads * plan.table), 0.0);
         const auto hand_in = [&](int64_t head, int64_t count) {
@@ -330,9 +345,11 @@ void window_backward(const WindowInputs<T, Stored>& in, const WindowGradients<T,
                 product<T>({out, value_pitch, 1}, value, pitch, slopes, pitch, tokens, pitch, in.value.channels);
                 slopes_of_logits(weights.scores, slopes, weights.totals, window, pitch,
                                  in.bias ? collected + (h - head) * square : nullptr);
-                product<T>({weights.scores, 1, pitch}, out, value_pitch, result, value_pitch, tokens, value_pitch, tokens);
+                product<T>({weights.scores, 1, pitch}, out, value_pitch, result, value_pitch, tokens, value_pitch,
+                           tokens);
                 value_gradients.write(result, value_pitch, T(1));
-                product<T>({slopes, 1, pitch}, weights.query, query_pitch, result, query_pitch, tokens, query_pitch, tokens);
+                product<T>({slopes, 1, pitch}, weights.query, query_pitch, result, query_pitch, tokens, query_pitch,
+                           tokens);
                 keys.write(result, query_pitch, T(1));
                 weights.keys.rows(key, query_pitch);
                 product<T>({slopes, pitch, 1}, key, query_pitch, result, query_pitch, tokens, query_pitch, tokens);
@@ -364,7 +381,8 @@ WindowInputs<T, Stored> inputs(const WindowProblem& p, const Operand* o, const v
 }  // namespace
 
 // operands: query, key, value, out.
-REGARD_EXPORT int regard_window_forward(int64_t dtype, const WindowProblem* problem, const Operand* o, const void* bias) {
+REGARD_EXPORT int regard_window_forward(int64_t dtype, const WindowProblem* problem, const Operand* o,
+                                        const void* bias) {
     return for_dtype(dtype, [&](auto value, auto stored) {
         using T = decltype(value);
         using Stored = decltype(stored);
@@ -373,14 +391,15 @@ REGARD_EXPORT int regard_window_forward(int64_t dtype, const WindowProblem* prob
 }
 
 // operands: query, key, value, gradient of out; gradients of query, key, value to write.
-REGARD_EXPORT int regard_window_backward(int64_t dtype, const WindowProblem* problem, const Operand* o, const void* bias,
-                                         void* bias_gradient) {
+REGARD_EXPORT int regard_window_backward(int64_t dtype, const WindowProblem* problem, const Operand* o,
+                                         const void* bias, void* bias_gradient) {
     return for_dtype(dtype, [&](auto value, auto stored) {
         using T = decltype(value);
         using Stored = decltype(stored);
         const WindowGradients<T, Stored> gradients{
             tensor<const Stored>(o[3], problem->value_dim), tensor<Stored>(o[4], problem->query_dim),
-            tensor<Stored>(o[5], problem->query_dim), tensor<Stored>(o[6], problem->value_dim), static_cast<T*>(bias_gradient)};
+            tensor<Stored>(o[5], problem->query_dim), tensor<Stored>(o[6], problem->value_dim),
+            static_cast<T*>(bias_gradient)};
         window_backward<T, Stored>(inputs<T, Stored>(*problem, o, bias), gradients);
     });
 }
