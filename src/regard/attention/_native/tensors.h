@@ -98,6 +98,21 @@ void write_channels(const T* in, Stored* to, int64_t channels, int64_t channel_s
     for (; channel < channels; ++channel) to[channel * channel_stride] = narrow<Stored>(in[channel] * factor);
 }
 
+// The padding lanes of rows of `count` elements and `padded_size<T>(count)` lanes.
+template <typename T>
+struct Padding {
+    int64_t last;  // the first lane of the last vector
+    Index<T> is_padding;
+    bool is_empty;
+
+    explicit Padding(int64_t count) : last((count - 1) / kLanes<T> * kLanes<T>), is_empty(count % kLanes<T> == 0) {
+        for (int lane = 0; lane < kLanes<T>; ++lane) is_padding[lane] = last + lane < count ? 0 : -1;
+    }
+    void clear(T* row) const {
+        if (!is_empty) store(row + last, is_padding ? splat(T(0)) : load(row + last));
+    }
+};
+
 // The number of elements, rounded up to whole vectors.
 template <typename T>
 constexpr int64_t padded_size(int64_t elements) {

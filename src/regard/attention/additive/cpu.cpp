@@ -204,12 +204,14 @@ struct PoolingBackward {
     }
     // Adds the pooling's gradients to those of a row and of the weight, [nh][pitch].
     void add_token(int64_t batch, const T* row, T* grad, double* weight_grad) const {
-        const int64_t dim = p.head_dim;
+        const int64_t dim = p.head_dim, heads = p.heads, pitch = this->pitch;
+        const T* const weights = weight.data();
+        const double scale = p.scale;
         const T *const context = pooled.context.data() + batch * pitch, *const out =
                                                                             context_grad.data() + batch * pitch;
-        for (int64_t h = 0; h < p.heads; ++h) {
-            const T score = dot(row, weight.data() + h * pitch, pitch);
-            const size_t at = size_t(batch * p.heads + h);
+        for (int64_t h = 0; h < heads; ++h) {
+            const T score = dot(row, weights + h * pitch, pitch);
+            const size_t at = size_t(batch * heads + h);
             const T token_weight = T(std::exp(double(score) - pooled.max_score[at]) / pooled.divisor[at]);
             // The gradient of the token's weight, minus its mean: exactly 0 if one token has all the weight.
             double token_weight_grad = not_finite[at];
@@ -218,8 +220,8 @@ struct PoolingBackward {
                 grad[c] += out[c] * token_weight;
             }
             const double score_grad = token_weight * token_weight_grad;
-            add_scaled(grad, weight.data() + h * pitch, T(score_grad), pitch);
-            for (int64_t c = 0; c < pitch; ++c) weight_grad[h * pitch + c] += row[c] * score_grad * p.scale;
+            add_scaled(grad, weights + h * pitch, T(score_grad), pitch);
+            for (int64_t c = 0; c < pitch; ++c) weight_grad[h * pitch + c] += row[c] * score_grad * scale;
         }
     }
 };

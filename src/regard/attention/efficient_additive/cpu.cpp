@@ -41,11 +41,12 @@ void normalize_backward(T* grad, const T* unit, T norm, T min_norm, int64_t pitc
     for (int64_t c = 0; c < pitch; c += kLanes<T>) store(grad + c, (load(grad + c) - load(unit + c) * along) / norm);
 }
 
-// Returns the weight of a token with `token_norm="ones"`: 1, or NaN if its score is not finite, as softmax over one
-// score.
+// Returns the sum of absolute values, a bound on the dot product with any unit row.
 template <typename T>
-inline T one_or_nan(T score) {
-    return score * T(0) + T(1);
+inline T sum_of_magnitudes(const T* values, int64_t count) {
+    T sum = 0;
+    for (int64_t i = 0; i < count; ++i) sum += std::abs(values[i]);
+    return sum;
 }
 
 // The pooled query of every batch entry, and the statistics that turn scores into weights.
@@ -54,10 +55,18 @@ struct Pooled {
     int64_t pitch;
     std::vector<T> weight, context, max_score, divisor;  // [C], times the scale; [B][C], [B], [B]
     std::vector<double> exact;                           // the context before rounding
+    bool has_finite_weight = false;
 
-    T token_weight(int64_t norm, T score, int64_t batch) const {
-        if (norm == kOnes) return one_or_nan(score);
-        if (norm == kL2) return score / divisor[size_t(batch)];
+    // The weight of a unit row with `token_norm="ones"`: 1, or NaN if the score is not finite, as the softmax of one
+    // score.
+    T one_or_nan(const T* row, T norm) const {
+        if (has_finite_weight && std::isfinite(norm)) return 1;
+        return dot(row, weight.data(), pitch) * T(0) + T(1);
+    }
+    T token_weight(int64_t token_norm, const T* row, T norm, int64_t batch) const {
+        if (token_norm == kOnes) return one_or_nan(row, norm);
+        const T score = dot(row, weight.data(), pitch);
+        if (token_norm == kL2) return score / divisor[size_t(batch)];
         return std::exp(score - max_score[size_t(batch)]) / divisor[size_t(batch)];
     }
 };
@@ -116,10 +125,11 @@ Pooled<T> pool_queries(const Inputs<T, Stored>& in, const TokenRows<T, Stored>* 
     const int64_t pitch = in.query.pitch;
     const TokenUnits units(p.batch, p.tokens);
     UnitPools<T> pools(units.count, pitch);
-    Pooled<T> pooled{pitch, std::vector<T>(size_t(pitch)), {}, {}, {}, {}};
+    Pooled<T> pooled{pitch, std::vector<T>(size_t(pitch)), {}, {}, {}, {}, false};
     // Every pass must compute the same bits for a score. If the score were scaled afterwards, the compiler could fuse
     // that product with a subtraction in one pass only.
     for (int64_t c = 0; c < p.channels; ++c) pooled.weight[size_t(c)] = in.weight[c] * T(p.scale);
+    pooled.has_finite_weight = std::isfinite(sum_of_magnitudes(pooled.weight.data(), pitch));
     units.in_all_threads(p.threads, [&](int64_t unit, int64_t batch, int64_t token, int64_t end) {
         Scratch<T> scratch(2 * pitch);
         T *const buffer = scratch.take(pitch), *const context = scratch.take(pitch);
@@ -135,8 +145,7 @@ Pooled<T> pool_queries(const Inputs<T, Stored>& in, const TokenRows<T, Stored>* 
                 products += values * load(pooled.weight.data() + c);
             }
             if (unit_query) unit_query->finish(row, batch, token);
-            T factor = sum_lanes<T>(products);  // the score
-            if (p.token_norm == kOnes) factor = one_or_nan(factor);
+            T factor = p.token_norm == kOnes ? pooled.one_or_nan(row, norm) : sum_lanes<T>(products);
             if (p.token_norm == kSoftmax) factor = softmax_factor(factor, max_score, sum, context, pitch);
             sum += p.token_norm == kL2 ? factor * factor : factor;
             add_scaled(context, row, factor, pitch);
@@ -217,20 +226,30 @@ struct ScoreGrads {
     // The weighted mean of the token weights' gradients. The gradients of the scores sum to 0, also in rounded numbers,
     // if one token has all the weight, or if the squares of the weights sum to 1.
     double mean = 0;
+    const T* context_grad;
+    int64_t pitch;
+    bool has_finite_grad;
 
     ScoreGrads(const Problem& p, const Pooled<T>& pooled, const T* context_grad, int64_t batch)
         : token_norm(p.token_norm),
           divisor(pooled.divisor[size_t(batch)]),
-          min_norm(T(p.min_norm)) {
+          min_norm(T(p.min_norm)),
+          context_grad(context_grad),
+          pitch(pooled.pitch),
+          has_finite_grad(std::isfinite(sum_of_magnitudes(context_grad, pooled.pitch))) {
         const size_t first = size_t(batch * pooled.pitch);
         if (token_norm == kSoftmax) mean = dot(context_grad, pooled.context.data() + first, pooled.pitch);
         for (int64_t c = 0; token_norm == kL2 && c < pooled.pitch; ++c) {
             mean += context_grad[c] * pooled.exact[first + size_t(c)];
         }
     }
-    T of(T token_weight, T token_weight_grad) const {
+    // Returns the gradient of the score of a unit row.
+    T of(const T* row, T norm, T token_weight) const {
+        // The weight is constant with "ones". The definition yields NaN if the weight's gradient is not finite.
+        if (token_norm == kOnes && has_finite_grad && std::isfinite(norm)) return token_weight * T(0);
+        const T token_weight_grad = dot(context_grad, row, pitch);
+        if (token_norm == kOnes) return token_weight * token_weight_grad * T(0);
         if (token_norm == kSoftmax) return token_weight * (token_weight_grad - T(mean));
-        if (token_norm == kOnes) return token_weight * token_weight_grad * T(0);  // NaN of NaN and infinity
         return (token_weight_grad - (divisor > min_norm ? token_weight * T(mean) : T(0))) / divisor;
     }
 };
@@ -254,8 +273,8 @@ void backward(const Inputs<T, Stored>& in, const Grads<T, Stored>& grads) {
             in.query.read(query, batch, token);
             grads.unit_query.read(grad, batch, token);
             const T norm = normalize(query, pitch, p.min_norm);
-            const T token_weight = pooled.token_weight(p.token_norm, dot(query, weight, pitch), batch);
-            const T score_grad = score_grads.of(token_weight, dot(context_grad, query, pitch));
+            const T token_weight = pooled.token_weight(p.token_norm, query, norm, batch);
+            const T score_grad = score_grads.of(query, norm, token_weight);
             const T scaled = score_grad * T(p.scale);
             for (int64_t c = 0; c < pitch; c += kLanes<T>) {
                 store(weight_grad + c, load(weight_grad + c) + load(query + c) * scaled);

@@ -263,9 +263,10 @@ struct Backward {
         }
         product<T>({out, value_pitch, 1}, tokens.values.of(head), pitch, grad, pitch, count, pitch,
                    in.problem.value_dim);
+        const Padding<T> padding(keys);
         for (int64_t r = 0; r < count; ++r) {
             T* const row = grad + r * pitch;
-            std::fill(row + keys, row + pitch, T(0));  // times a weight of 0, infinities would become NaN
+            padding.clear(row);  // times a weight of 0, infinities would become NaN
             if (!terms.bias) continue;
             double sum = 0;
             for (int64_t c = 0; c < value_pitch; ++c) sum += double(out[r * value_pitch + c]) * terms.of(head)[c];

@@ -140,9 +140,10 @@ template <typename T>
 void softmax_backward(T* weights, T* grads, const T* totals, const Window<T>& window, int64_t pitch, T* bias_grad) {
     constexpr int n = kLanes<T>;
     const int64_t tokens = window.plan.tokens;
+    const Padding<T> padding(tokens);
     for (int64_t t = 0; t < tokens; ++t) {
         T *const weight = weights + t * pitch, *const grad = grads + t * pitch;
-        std::fill(grad + tokens, grad + pitch, T(0));  // times a weight of 0, infinities would become NaN
+        padding.clear(grad);  // times a weight of 0, infinities would become NaN
         Vector<T> sum = splat(T(0));
         for (int64_t k = 0; k < pitch; k += n) {
             const Vector<T> normalized = load(weight + k) / totals[t];
