@@ -203,7 +203,7 @@ struct PoolingBackward {
         }
     }
     // Adds the pooling's gradients to those of a row and of the weight, [nh][pitch].
-    void add_token(int64_t batch, const T* row, T* grad, double* weight_grad) const {
+    __attribute__((noinline)) void add_token(int64_t batch, const T* row, T* grad, double* weight_grad) const {
         const int64_t dim = p.head_dim, heads = p.heads, pitch = this->pitch;
         const T* const weights = weight.data();
         const double scale = p.scale;

@@ -67,29 +67,37 @@ struct Weights {
         keys.enter_head(head);
         queries.read_rows(query, query_pitch, T(plan.problem.scale));
         keys.read_columns(key, pitch);
-        product<T>({query, query_pitch, 1}, key, pitch, scores, pitch, plan.tokens, pitch, keys.tensor.channels);
-        const T* const bias = biases + (head - first_head) * plan.tokens * pitch;
-        for (int64_t t = 0; t < plan.tokens; ++t) {
-            T* const row = scores + t * pitch;
+        const int64_t tokens = plan.tokens;
+        product<T>({query, query_pitch, 1}, key, pitch, scores, pitch, tokens, pitch, keys.tensor.channels);
+        const T* const bias = biases + (head - first_head) * tokens * pitch;
+        for (int64_t t = 0; t < tokens; ++t) {
             queries.prefetch(t), keys.prefetch(t), (more.prefetch(t), ...);
-            Vector<T> max_logits = splat(kMasked<T>);
-            for (int64_t k = 0; k < pitch; k += n) {
-                Vector<T> logit = load(row + k) + load(bias + t * pitch + k);
-                if (window.is_mixed) {
-                    logit = load(window.region.data() + k) == window.region[size_t(t)] ? logit : splat(kMasked<T>);
-                }
-                store(row + k, logit);
-                max_logits = maximum<T>(max_logits, logit);
-            }
-            const T shift = max_lane<T>(max_logits);
-            Vector<T> sum = splat(T(0));
-            for (int64_t k = 0; k < pitch; k += n) {
-                const Vector<T> weight = exponential(load(row + k) - shift);
-                store(row + k, weight);
-                sum += weight;
-            }
-            totals[t] = sum_lanes<T>(sum);
+            totals[t] = softmax(scores + t * pitch, bias + t * pitch, pitch, window, t);
         }
+    }
+
+   private:
+    // Turns a row of scores into exp(logit - maximum), and returns the sum. The sizes are arguments, since the stores
+    // could alias members.
+    static T softmax(T* row, const T* bias, int64_t pitch, const Window<T>& window, int64_t t) {
+        const T* const regions = window.region.data();
+        const T region = regions[t];
+        const bool is_mixed = window.is_mixed;
+        Vector<T> max_logits = splat(kMasked<T>);
+        for (int64_t k = 0; k < pitch; k += n) {
+            Vector<T> logit = load(row + k) + load(bias + k);
+            if (is_mixed) logit = load(regions + k) == region ? logit : splat(kMasked<T>);
+            store(row + k, logit);
+            max_logits = maximum<T>(max_logits, logit);
+        }
+        const T shift = max_lane<T>(max_logits);
+        Vector<T> sum = splat(T(0));
+        for (int64_t k = 0; k < pitch; k += n) {
+            const Vector<T> weight = exponential(load(row + k) - shift);
+            store(row + k, weight);
+            sum += weight;
+        }
+        return sum_lanes<T>(sum);
     }
 };
 
@@ -140,23 +148,20 @@ template <typename T>
 void softmax_backward(T* weights, T* grads, const T* totals, const Window<T>& window, int64_t pitch, T* bias_grad) {
     constexpr int n = kLanes<T>;
     const int64_t tokens = window.plan.tokens;
-    const Padding<T> padding(tokens);
+    const T* const regions = window.region.data();
+    const bool is_mixed = window.is_mixed;
     for (int64_t t = 0; t < tokens; ++t) {
         T *const weight = weights + t * pitch, *const grad = grads + t * pitch;
-        padding.clear(grad);  // times a weight of 0, infinities would become NaN
         Vector<T> sum = splat(T(0));
         for (int64_t k = 0; k < pitch; k += n) {
             const Vector<T> normalized = load(weight + k) / totals[t];
             store(weight + k, normalized);
             sum += normalized * load(grad + k);
         }
-        const T mean = sum_lanes<T>(sum);
+        const T mean = sum_lanes<T>(sum), region = regions[t];
         for (int64_t k = 0; k < pitch; k += n) {
             Vector<T> logit_grad = load(weight + k) * (load(grad + k) - mean);
-            if (window.is_mixed) {
-                const auto is_visible = load(window.region.data() + k) == window.region[size_t(t)];
-                logit_grad = is_visible ? logit_grad : splat(T(0));
-            }
+            if (is_mixed) logit_grad = load(regions + k) == region ? logit_grad : splat(T(0));
             store(grad + k, logit_grad);
             if (bias_grad) store(bias_grad + t * pitch + k, load(bias_grad + t * pitch + k) + logit_grad);
         }
@@ -176,6 +181,7 @@ struct Backward {
     Tokens<const Stored> values, outs;
     Tokens<Stored> query_grads, key_grads, value_grads;
     Window<T> window;
+    Padding<T> padding;
 
     static int64_t elements(const Inputs<T, Stored>& in, const Plan& plan, const Units& units) {
         const int64_t channels = padded_size<T>(in.query.channels) + padded_size<T>(in.value.channels);
@@ -203,7 +209,8 @@ struct Backward {
           query_grads(grads.query, plan),
           key_grads(grads.key, plan),
           value_grads(grads.value, plan),
-          window(plan) {}
+          window(plan),
+          padding(plan.tokens) {}
 
     void enter(int64_t unit) {
         weights.enter_heads(units.first_head(unit), units.end_head(unit));
@@ -218,6 +225,7 @@ struct Backward {
         for (auto* each : {&query_grads, &key_grads, &value_grads}) each->enter_head(head);
         weights.compute(window, head, values, outs);
         values.read_columns(value, pitch);
+        for (int64_t c = 0; c < values.tensor.channels; ++c) padding.clear(value + c * pitch);  // 0 * inf is NaN
         outs.read_rows(out, value_pitch);
         product<T>({out, value_pitch, 1}, value, pitch, score_grads, pitch, tokens, pitch, values.tensor.channels);
         T* const bias_grad = has_bias ? bias_grads + (head - weights.first_head) * tokens * pitch : nullptr;
