@@ -202,7 +202,8 @@ struct PoolingBackward {
             not_finite.push_back(zero_or_nan(grad, p.head_dim));
         }
     }
-    // Adds the pooling's gradients to those of a row and of the weight, [nh][pitch].
+    // Adds the pooling's gradients to those of a row and of the weight, [nh][pitch]. Inlined into both callers, it is
+    // slower.
     __attribute__((noinline)) void add_token(int64_t batch, const T* row, T* grad, double* weight_grad) const {
         const int64_t dim = p.head_dim, heads = p.heads, pitch = this->pitch;
         const T* const weights = weight.data();
