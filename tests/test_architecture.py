@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "regard"
 FILES = sorted(SOURCE.rglob("*.py"))
+KERNELS = sorted(path for suffix in ("*.cpp", "*.h") for path in SOURCE.rglob(suffix))
 LEVELS = (
     {"errors"},
     {"extras", "onednn"},
@@ -100,9 +102,71 @@ def test_functions_stay_short(path):
             assert lines <= 50, f"{node.name} has {lines} lines"
 
 
-@pytest.mark.parametrize("path", FILES, ids=str)
+@pytest.mark.parametrize("path", [*FILES, *KERNELS], ids=str)
 def test_files_stay_short(path):
     assert len(path.read_text().splitlines()) <= 400
+
+
+def functions_in_cpp(text):
+    """The first line and the number of lines of every function, by matching braces; lambdas are part of it."""
+    text = re.sub(r"//[^\n]*", "", text)
+    text = re.sub(r"^#(?:.*\\\n)*.*$", "", text, flags=re.MULTILINE)
+    scopes, header = [], 0  # what each open brace belongs to; where the code before the next brace starts
+    for place, character in enumerate(text):
+        if character == "{":
+            before = text[header:place]
+            if "function" in scopes or "other" in scopes:
+                scopes.append("inside")
+            elif ")" in before:
+                scopes.append("function")
+                start = header + len(before) - len(before.lstrip())
+            else:
+                scopes.append("scope" if re.search(r"\b(namespace|struct|enum|class)\b", before) else "other")
+            header = place + 1
+        elif character == "}":
+            header = place + 1
+            if scopes.pop() == "function":
+                if text[place + 1 :].lstrip()[:1] in (",", "{"):  # a member's initializer: the body follows
+                    header = start
+                else:
+                    yield text.count("\n", 0, start) + 1, text.count("\n", start, place) + 1
+        elif character == ";":
+            header = place + 1
+    assert not scopes
+
+
+def test_functions_in_cpp_are_found():
+    text = """namespace a {  // {
+struct B {
+    int c[2] = {1, 2};
+    B(int d) : c{d, d} {
+        f([&] { return d; });
+        f(c);
+    }
+};
+template <typename T>
+void g(T h) {
+    if (h) {
+    }
+}
+}
+"""
+    assert list(functions_in_cpp(text)) == [(4, 4), (9, 5)]
+
+
+@pytest.mark.parametrize("path", KERNELS, ids=str)
+def test_cpp_functions_stay_short(path):
+    long = [(line, length) for line, length in functions_in_cpp(path.read_text()) if length > 80]
+    assert not long, f"functions of more than 80 lines in {path}: (first line, lines) {long}"
+
+
+@pytest.mark.parametrize("path", KERNELS, ids=str)
+def test_each_kernel_has_its_namespace(path):
+    """Libraries hold all kernels: equal names in one namespace would be a silent clash, in whatever file they are."""
+    folder = path.parent.name
+    expected = "regard" if folder == "_native" else f"regard::{folder}"
+    namespaces = re.findall(r"^namespace\b([^{=]*)", path.read_text(), flags=re.MULTILINE)
+    assert [name.strip() for name in namespaces] == [expected]
 
 
 def test_no_switches_outside_the_arguments():

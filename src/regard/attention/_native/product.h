@@ -1,4 +1,4 @@
-// Products of small matrices, as attention has them: one window, one head.
+// Products of small matrices: the queries, keys and values of one window and head, or of one block of queries.
 #pragma once
 
 #include <algorithm>
@@ -7,23 +7,26 @@
 
 namespace regard {
 
-// The left factor: element (m, k) stands at data[m * row + k * column], so that a transpose is a change of strides.
+// The left factor of a product: element (m, k) is data[m * row + k * column], so a transpose is a change of strides.
 template <typename T>
-struct Left {
+struct LeftFactor {
     const T* data;
     int64_t row, column;
 
-    Left at(int64_t m, int64_t k) const { return {data + m * row + k * column, row, column}; }
+    LeftFactor at(int64_t m, int64_t k) const { return {data + m * row + k * column, row, column}; }
 };
 
-constexpr int kAccumulators = kVectorBytes == 64 ? 24 : 12;  // what the registers hold, besides a row of the right factor
-constexpr int kMostVectors = kVectorBytes == 64 ? 4 : 2;
-constexpr int kMostRows = 12;
-constexpr int64_t kDepthPerSum = 128;  // short sums of short sums round less than one long one
+// Sums that fit into the registers beside a row of the right factor.
+constexpr int kAccumulators = kVectorBytes == 64 ? 24 : 12;
+constexpr int kMaxVectors = kVectorBytes == 64 ? 4 : 2;
+constexpr int kMaxRows = 12;
+constexpr int64_t kDepthPerSum = 128;  // nested short sums round less than one long sum
 
-// `rows` rows and `vectors` vectors of the result: out[m][n] (+)= sum over k of left(m, k) * right[k][n].
+// Computes `rows` rows and `vectors` vectors of the product: out[m][n] = sum over k of left(m, k) * right[k][n], added
+// to `out` if `add`.
 template <typename T, int rows, int vectors>
-void product_tile(Left<T> left, const T* right, int64_t right_pitch, T* out, int64_t pitch, int64_t depth, bool add) {
+void product_tile(LeftFactor<T> left, const T* right, int64_t right_pitch, T* out, int64_t pitch, int64_t depth,
+                  bool add) {
     constexpr int n = kLanes<T>;
     Vector<T> sums[rows][vectors];
 #pragma GCC unroll 12
@@ -53,7 +56,7 @@ void product_tile(Left<T> left, const T* right, int64_t right_pitch, T* out, int
 }
 
 template <typename T>
-using Tile = void (*)(Left<T>, const T*, int64_t, T*, int64_t, int64_t, bool);
+using Tile = void (*)(LeftFactor<T>, const T*, int64_t, T*, int64_t, int64_t, bool);
 
 template <typename T, int vectors, int... rows>
 constexpr Tile<T> tile_of(int count, std::integer_sequence<int, rows...>) {
@@ -62,32 +65,38 @@ constexpr Tile<T> tile_of(int count, std::integer_sequence<int, rows...>) {
 }
 
 template <typename T, int vectors>
-void product_columns(Left<T> left, const T* right, int64_t right_pitch, T* out, int64_t pitch, int64_t m, int64_t depth, bool add) {
-    constexpr int most = std::min(kAccumulators / vectors, kMostRows);
+void product_columns(LeftFactor<T> left, const T* right, int64_t right_pitch, T* out, int64_t pitch, int64_t m,
+                     int64_t depth, bool add) {
+    constexpr int max_rows = std::min(kAccumulators / vectors, kMaxRows);
     for (int64_t begin = 0; begin < m;) {
-        const int64_t tiles = (m - begin + most - 1) / most, rows = (m - begin + tiles - 1) / tiles;  // as equal as can be
-        tile_of<T, vectors>(int(rows), std::make_integer_sequence<int, most>())(
+        const int64_t tiles = (m - begin + max_rows - 1) / max_rows;
+        const int64_t rows = (m - begin + tiles - 1) / tiles;  // tiles of nearly equal height run at nearly equal speed
+        tile_of<T, vectors>(int(rows), std::make_integer_sequence<int, max_rows>())(
             left.at(begin, 0), right, right_pitch, out + begin * pitch, pitch, depth, add);
         begin += rows;
     }
 }
 
-// out[m][n] = sum over k of left(m, k) * right[k][n], for m rows and n columns, a whole number of vectors; added to what is
-// there if wanted.
+// Computes out[m][n] = sum over k of left(m, k) * right[k][n] for m rows and n columns, a whole number of vectors. The
+// result is added to `out` if `add`.
 template <typename T>
-void product(Left<T> left, const T* right, int64_t right_pitch, T* out, int64_t pitch, int64_t m, int64_t n, int64_t depth,
-             bool add = false) {
+void product(LeftFactor<T> left, const T* right, int64_t right_pitch, T* out, int64_t pitch, int64_t m, int64_t n,
+             int64_t depth, bool add = false) {
     constexpr int lanes = kLanes<T>;
     for (int64_t k = 0; k < depth; k += kDepthPerSum) {
-        const int64_t some = std::min(kDepthPerSum, depth - k);
+        const int64_t chunk = std::min(kDepthPerSum, depth - k);
         for (int64_t column = 0; column < n;) {
-            const int64_t vectors = std::min<int64_t>((n - column) / lanes, kMostVectors);
-            const T* const from = right + k * right_pitch + column;
+            const int64_t vectors = std::min<int64_t>((n - column) / lanes, kMaxVectors);
+            const T* const block = right + k * right_pitch + column;
             T* const to = out + column;
-            if (vectors == 1) product_columns<T, 1>(left.at(0, k), from, right_pitch, to, pitch, m, some, add || k > 0);
-            if (vectors == 2) product_columns<T, 2>(left.at(0, k), from, right_pitch, to, pitch, m, some, add || k > 0);
-            if (vectors == 3) product_columns<T, 3>(left.at(0, k), from, right_pitch, to, pitch, m, some, add || k > 0);
-            if (vectors == 4) product_columns<T, 4>(left.at(0, k), from, right_pitch, to, pitch, m, some, add || k > 0);
+            if (vectors == 1)
+                product_columns<T, 1>(left.at(0, k), block, right_pitch, to, pitch, m, chunk, add || k > 0);
+            if (vectors == 2)
+                product_columns<T, 2>(left.at(0, k), block, right_pitch, to, pitch, m, chunk, add || k > 0);
+            if (vectors == 3)
+                product_columns<T, 3>(left.at(0, k), block, right_pitch, to, pitch, m, chunk, add || k > 0);
+            if (vectors == 4)
+                product_columns<T, 4>(left.at(0, k), block, right_pitch, to, pitch, m, chunk, add || k > 0);
             column += vectors * lanes;
         }
     }

@@ -1,5 +1,4 @@
-// Vectors of lanes. The only file that knows an instruction set; everything else is written with the operators of GCC's
-// and Clang's vector types.
+// Vectors of lanes. The only file with intrinsics; all other files use the operators of GCC's and Clang's vector types.
 #pragma once
 
 #include <cmath>
@@ -63,11 +62,11 @@ inline Vector<T> maximum(Vector<T> a, Vector<T> b) {
     return a > b ? a : b;
 }
 
-// What a hidden logit is.
+// The logit of a masked key.
 template <typename T>
-constexpr T kHidden = -std::numeric_limits<T>::infinity();
+constexpr T kMasked = -std::numeric_limits<T>::infinity();
 
-// Lane l of the result is element index[l] of the 2 * kLanes elements of a and b.
+// Selects lanes: lane l of the result is element index[l] of the 2 * kLanes elements of a and b.
 template <typename T>
 inline Vector<T> shuffle(Vector<T> a, Vector<T> b, Index<T> index) {
     T both[2 * kLanes<T>];
@@ -91,36 +90,36 @@ template <>
 inline Vector<float> shuffle<float>(Vector<float> a, Vector<float> b, Index<float> index) {
     const __m256i places = (__m256i)index;
     const __m256 second = _mm256_castsi256_ps(_mm256_slli_epi32(places, 28));  // bit 3 becomes the sign
-    return (Vector<float>)_mm256_blendv_ps(
-        _mm256_permutevar8x32_ps((__m256)a, places), _mm256_permutevar8x32_ps((__m256)b, places), second);
+    return (Vector<float>)_mm256_blendv_ps(_mm256_permutevar8x32_ps((__m256)a, places),
+                                           _mm256_permutevar8x32_ps((__m256)b, places), second);
 }
 #endif
 
-// Joins the lanes of a vector: halves with halves, quarters with quarters, until one is left.
-template <typename T, int step = kLanes<T> / 2, typename Join>
-inline T joined(Vector<T> values, Join join) {
+// Reduces a vector to one number: halves are combined, then quarters, until one lane is left.
+template <typename T, int step = kLanes<T> / 2, typename Combine>
+inline T reduce(Vector<T> values, Combine combine) {
     if constexpr (step == 0) {
         return values[0];
     } else {
         Index<T> next;
 #pragma GCC unroll 16
         for (int lane = 0; lane < kLanes<T>; ++lane) next[lane] = (lane + step) % kLanes<T>;
-        return joined<T, step / 2>(join(values, shuffle<T>(values, values, next)), join);
+        return reduce<T, step / 2>(combine(values, shuffle<T>(values, values, next)), combine);
     }
 }
 
-// The sum and the largest of a vector's lanes; NaN is the largest of all.
+// The sum and the maximum of a vector's lanes; the maximum is NaN if a lane is.
 template <typename T>
-inline T total(Vector<T> values) {
-    return joined<T>(values, [](Vector<T> a, Vector<T> b) { return a + b; });
+inline T sum_lanes(Vector<T> values) {
+    return reduce<T>(values, [](Vector<T> a, Vector<T> b) { return a + b; });
 }
 
 template <typename T>
-inline T highest(Vector<T> values) {
-    return joined<T>(values, [](Vector<T> a, Vector<T> b) { return ((a > b) | (a != a)) ? a : b; });
+inline T max_lane(Vector<T> values) {
+    return reduce<T>(values, [](Vector<T> a, Vector<T> b) { return ((a > b) | (a != a)) ? a : b; });
 }
 
-// e^x to float32 rounding for x up to 80; exactly 0 below the smallest normal number; NaN of NaN.
+// Computes e^x to float32 rounding for x up to 80. The result is 0 below the smallest normal number, and NaN for NaN.
 inline Vector<float> exponential(Vector<float> x) {
     const Vector<float> rounder = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to whole numbers
     const Vector<float> shifted = x * 1.44269504f + rounder;
@@ -144,7 +143,7 @@ inline Vector<double> exponential(Vector<double> x) {
     return x;
 }
 
-// One step of a transpose: rows `step` apart exchange every other run of `step` lanes.
+// One step of a transpose: rows at distance `step` exchange every other run of `step` lanes.
 template <typename T, int step>
 inline void exchange(Vector<T>* rows) {
     constexpr int n = kLanes<T>;
@@ -165,7 +164,7 @@ inline void exchange(Vector<T>* rows) {
     }
 }
 
-// The kLanes x kLanes block of rows becomes its transpose.
+// Transposes a kLanes x kLanes block in place.
 template <typename T>
 inline void transpose(Vector<T>* rows) {
     exchange<T, 1>(rows);
@@ -174,7 +173,7 @@ inline void transpose(Vector<T>* rows) {
     exchange<T, 8>(rows);
 }
 
-// The element types of tensors. Arithmetic is in float or double; these only come in and go out.
+// The 16-bit element types of tensors. They are only stored: all arithmetic is in float or double.
 struct BFloat16 {
     uint16_t bits;
 };
@@ -195,7 +194,7 @@ inline float widen(Half value) {
     uint32_t bits = magnitude << 13;
     float result;
     std::memcpy(&result, &bits, sizeof result);
-    result *= 0x1p112f;  // moves the exponent's bias, of subnormal numbers too
+    result *= 0x1p112f;  // corrects the exponent's bias, also for subnormal numbers
     std::memcpy(&bits, &result, sizeof bits);
     if (magnitude >= 0x7c00u) bits |= 0x7f800000u;
     bits |= sign;
@@ -235,7 +234,7 @@ inline Half narrow<Half>(double value) {
     return {uint16_t(sign | bits >> 13)};
 }
 
-// A full vector of stored elements, next to one another in memory.
+// Load and store a vector of contiguous stored elements.
 template <typename T, typename Stored>
 inline Vector<T> load_as(const Stored* from) {
     T values[kLanes<T>];

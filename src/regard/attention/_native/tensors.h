@@ -1,4 +1,4 @@
-// Tensors as the interface hands them over, and how their elements come into vectors and back.
+// Tensors as the C interface passes them, and how their elements are loaded into vectors and stored.
 #pragma once
 
 #include <algorithm>
@@ -8,13 +8,13 @@
 
 namespace regard {
 
-// Data and strides, in elements, of batch, three grid axes, head and channel.
+// An untyped tensor: data and strides, in elements, of batch, three grid axes, head and channel.
 struct Operand {
     void* data;
     int64_t strides[6];
 };
 
-// A tensor of stored elements: data and strides, in elements, of batch, three grid axes, head and channel.
+// A typed tensor. Its strides are those of its operand.
 template <typename Stored>
 struct Tensor {
     Stored* data;
@@ -24,7 +24,7 @@ struct Tensor {
     Stored* at(int64_t batch, int64_t z, int64_t y) const {
         return data + batch * strides[0] + z * strides[1] + y * strides[2];
     }
-    int64_t lane(int64_t head, int64_t x) const { return head * strides[4] + x * strides[3]; }
+    int64_t offset(int64_t head, int64_t x) const { return head * strides[4] + x * strides[3]; }
 };
 
 template <typename Stored>
@@ -32,7 +32,8 @@ Tensor<Stored> tensor(const Operand& operand, int64_t channels) {
     return {static_cast<Stored*>(operand.data), operand.strides, channels};
 }
 
-// Reads lanes of a row, `offsets` apart, into `out`, [channel][pitch], times a factor. The last lane fills up a vector.
+// Reads the elements of a row at `offsets`, times a factor, into `out`, [channel][pitch]. The last vector is padded
+// with copies of the last lane.
 template <typename T, typename Stored>
 void read_lanes(T* out, int64_t pitch, const Stored* row, const int64_t* offsets, int lanes, int64_t channels,
                 int64_t channel_stride, T factor) {
@@ -50,12 +51,13 @@ void read_lanes(T* out, int64_t pitch, const Stored* row, const int64_t* offsets
             for (int c = 0; c < n; ++c) store(out + (channel + c) * pitch + lane, rows[c] * factor);
         }
         for (; channel < channels; ++channel) {
-            for (int l = 0; l < n; ++l) out[channel * pitch + lane + l] = widen(from[l][channel * channel_stride]) * factor;
+            for (int l = 0; l < n; ++l)
+                out[channel * pitch + lane + l] = widen(from[l][channel * channel_stride]) * factor;
         }
     }
 }
 
-// Writes one vector of lanes, [channel][n], times a factor per lane.
+// Writes one vector of lanes, [channel][n], times one factor per lane.
 template <typename T, typename Stored>
 void write_lanes(const T* in, Stored* row, const int64_t* offsets, int lanes, int64_t channels, int64_t channel_stride,
                  Vector<T> factor) {
@@ -74,7 +76,7 @@ void write_lanes(const T* in, Stored* row, const int64_t* offsets, int lanes, in
     }
 }
 
-// Copies a row of channels, widened, times a factor; zeros fill it up to `pitch`, a whole number of vectors.
+// Reads a row of channels, times a factor, and pads it with zeros to `pitch`, a whole number of vectors.
 template <typename T, typename Stored>
 void read_channels(T* out, int64_t pitch, const Stored* from, int64_t channels, int64_t channel_stride, T factor) {
     constexpr int n = kLanes<T>;
@@ -86,21 +88,39 @@ void read_channels(T* out, int64_t pitch, const Stored* from, int64_t channels, 
     for (; channel < pitch; ++channel) out[channel] = 0;
 }
 
+// Writes a row of channels, times a factor.
 template <typename T, typename Stored>
 void write_channels(const T* in, Stored* to, int64_t channels, int64_t channel_stride, T factor) {
     constexpr int n = kLanes<T>;
     int64_t channel = 0;
-    for (; channel_stride == 1 && channel + n <= channels; channel += n) store_as<T>(to + channel, load(in + channel) * factor);
+    for (; channel_stride == 1 && channel + n <= channels; channel += n)
+        store_as<T>(to + channel, load(in + channel) * factor);
     for (; channel < channels; ++channel) to[channel * channel_stride] = narrow<Stored>(in[channel] * factor);
 }
 
+// The padding lanes of rows of `count` elements and `padded_size<T>(count)` lanes.
 template <typename T>
-constexpr int64_t whole_vectors(int64_t elements) {
+struct Padding {
+    int64_t last;  // the first lane of the last vector
+    Index<T> is_padding;
+    bool is_empty;
+
+    explicit Padding(int64_t count) : last((count - 1) / kLanes<T> * kLanes<T>), is_empty(count % kLanes<T> == 0) {
+        for (int lane = 0; lane < kLanes<T>; ++lane) is_padding[lane] = last + lane < count ? 0 : -1;
+    }
+    void clear(T* row) const {
+        if (!is_empty) store(row + last, is_padding ? splat(T(0)) : load(row + last));
+    }
+};
+
+// The number of elements, rounded up to whole vectors.
+template <typename T>
+constexpr int64_t padded_size(int64_t elements) {
     return (elements + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
 }
 
-// Calls run<T, Stored>() for an element type: 0 float32, 1 bfloat16, 2 float16, 3 float64. Statistics and biases are
-// float64 for float64 and float32 for all others. Returns 0, or 1 if there was not enough memory: nothing else is thrown here.
+// Calls run(T(), Stored()) for a dtype: 0 float32, 1 bfloat16, 2 float16, 3 float64. T, the type of arithmetic,
+// statistics and biases, is double for float64 and float otherwise. Returns 0, or 1 if the memory did not suffice.
 template <typename Run>
 int for_dtype(int64_t dtype, Run run) {
     try {

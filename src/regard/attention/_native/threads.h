@@ -1,4 +1,4 @@
-// Threads of torch's own OpenMP runtime, and the memory of each.
+// Parallel loops on torch's OpenMP runtime, and the scratch memory of each thread.
 #pragma once
 
 #if defined(_OPENMP)
@@ -14,10 +14,10 @@
 
 namespace regard {
 
-// Calls body(thread, begin, end) in every thread with its part of the units. Throws if one of them ran out of memory.
+// Calls body(thread, begin, end) in every thread with its share of the units. Throws if a thread ran out of memory.
 template <typename Body>
 void in_parallel(int64_t units, int64_t threads, Body body) {
-    std::atomic<bool> out_of_memory{false};  // nothing may be thrown out of a parallel region
+    std::atomic<bool> out_of_memory{false};  // no exception may leave a parallel region
 #if defined(_OPENMP)
 #pragma omp parallel num_threads(int(threads))
 #endif
@@ -37,17 +37,18 @@ void in_parallel(int64_t units, int64_t threads, Body body) {
     if (out_of_memory) throw std::bad_alloc();
 }
 
-// One thread's memory, cleared; kept from call to call unless it is large. 0 elements: the call is over.
+// Returns this thread's scratch memory, zeroed and aligned. It is kept between calls unless it is large; a request for
+// 0 elements ends a call.
 template <typename T>
 T* arena(int64_t elements) {
-    constexpr int64_t kept = 4 << 20;  // bytes
+    constexpr int64_t max_kept_bytes = 4 << 20;
     thread_local std::unique_ptr<char[]> memory;
     thread_local int64_t capacity = 0;
     const int64_t bytes = elements * int64_t(sizeof(T)) + 64;
-    if (!elements && capacity <= kept) return nullptr;
+    if (!elements && capacity <= max_kept_bytes) return nullptr;
     if (bytes > capacity || !elements) {
         capacity = 0;
-        memory.reset();  // before the larger one comes
+        memory.reset();  // free the old block first, to lower the peak
         if (!elements) return nullptr;
         memory.reset(new char[size_t(bytes)]);
         capacity = bytes;
@@ -56,17 +57,17 @@ T* arena(int64_t elements) {
     return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(memory.get()) + 63) / 64 * 64);
 }
 
-// Pieces of one thread's memory, for one call.
+// This thread's scratch memory during one call, taken piece by piece.
 template <typename T>
-struct Pieces {
-    T* left;
+struct Scratch {
+    T* next;
 
-    explicit Pieces(int64_t elements) : left(arena<T>(elements + 1)) {}
-    Pieces(const Pieces&) = delete;
-    ~Pieces() { arena<T>(0); }
+    explicit Scratch(int64_t elements) : next(arena<T>(elements + 1)) {}
+    Scratch(const Scratch&) = delete;
+    ~Scratch() { arena<T>(0); }
     T* take(int64_t elements) {
-        left += elements;
-        return left - elements;
+        next += elements;
+        return next - elements;
     }
 };
 

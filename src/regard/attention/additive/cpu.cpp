@@ -1,29 +1,29 @@
-// Additive attention on the CPU, forward and backward, over tokens [B, N, C] of nh heads side by side. Two poolings of one
-// form, of the queries and of keys times the pooled query; each pass over the tokens reads them once. The scores' biases
-// are the same for all tokens and cancel in the softmax.
+// Additive attention on the CPU, forward and backward, over tokens [B, N, C] with the heads side by side. It pools
+// twice: first the queries, then the keys times the pooled query. Each pass over the tokens reads them once. The biases
+// of the scores are the same for all tokens and cancel in the softmax.
 #include <cmath>
 
 #include "../_native/tokens.h"
 
-namespace regard {
+namespace regard::additive {
 
-struct AdditiveProblem {
+struct Problem {
     int64_t batch, tokens, heads, head_dim, threads;
     double scale;
 
     int64_t channels() const { return heads * head_dim; }
 };
 
-// The pooled tokens of every batch entry, and what turns scores into weights: [B][C], [B][nh], [B][nh].
+// The pooled tokens of every batch entry, [B][C], and the statistics that turn scores into weights, [B][nh] each.
 template <typename T>
 struct PooledHeads {
-    std::vector<T> context, highest;
+    std::vector<T> context, max_score;
     std::vector<double> divisor;
 };
 
-// Rows of one pooling: tokens, times a vector where there is one.
+// The rows of one pooling: tokens, multiplied by one vector per batch entry if `factors` is not null.
 template <typename T, typename Stored>
-struct Factored {
+struct ScaledRows {
     TokenRows<T, const Stored> tokens;
     const T* factors;  // [B][pitch], or null
 
@@ -35,82 +35,108 @@ struct Factored {
     }
 };
 
-// A weight per head, [nh][C], times the scale, as rows of whole vectors. Scores must be the same bits wherever they are
-// computed: were they scaled afterwards, the compiler might join that product with a subtraction in one place only.
+// Lays out the weights of all heads, [nh][C], times the scale, as rows of whole vectors. Every pass must compute the
+// same bits for a score. If the score were scaled afterwards, the compiler could fuse that product with a subtraction
+// in one pass only.
 template <typename T>
-std::vector<T> rows_of_heads(const T* weight, const AdditiveProblem& p, int64_t pitch) {
+std::vector<T> scaled_weight_rows(const T* weight, const Problem& p, int64_t pitch) {
     std::vector<T> rows(size_t(p.heads * pitch));
     for (int64_t head = 0; head < p.heads; ++head) {
-        for (int64_t c = 0; c < p.channels(); ++c) rows[size_t(head * pitch + c)] = weight[head * p.channels() + c] * T(p.scale);
+        for (int64_t c = 0; c < p.channels(); ++c) {
+            rows[size_t(head * pitch + c)] = weight[head * p.channels() + c] * T(p.scale);
+        }
     }
     return rows;
 }
 
+// The softmax pooling of every unit of tokens: unnormalized sums, relative to the unit's maximum score.
+template <typename T>
+struct UnitPools {
+    std::vector<double> context, sums;  // [unit][pitch], [unit][nh]
+    std::vector<T> max_score;           // [unit][nh]
+
+    UnitPools(int64_t units, int64_t heads, int64_t pitch)
+        : context(size_t(units * pitch)),
+          sums(size_t(units * heads)),
+          max_score(size_t(units * heads), kMasked<T>) {}
+};
+
+// Adds one token to the pooling of one head of a unit.
+template <typename T>
+inline void pool_token(T score, const T* row, int64_t dim, T& max_score, double& sum, double* context) {
+    if (!(score <= max_score)) {  // rescale the sums to the new maximum
+        const double shrink = std::exp(double(max_score) - score);
+        for (int64_t c = 0; c < dim; ++c) context[c] *= shrink;
+        sum *= shrink;
+        max_score = score;
+    }
+    // Both may be -inf, and their difference NaN.
+    const double factor = score == kMasked<T> ? 0.0 : std::exp(double(score) - max_score);
+    sum += factor;
+    for (int64_t c = 0; c < dim; ++c) context[c] += row[c] * factor;
+}
+
 template <typename T, typename Stored>
-PooledHeads<T> pool_heads(const AdditiveProblem& p, const Factored<T, Stored>& rows, const std::vector<T>& weight) {
+PooledHeads<T> pool_heads(const Problem& p, const ScaledRows<T, Stored>& rows, const std::vector<T>& weight) {
     const int64_t pitch = rows.tokens.pitch, heads = p.heads, dim = p.head_dim;
     const TokenUnits units(p.batch, p.tokens);
-    std::vector<double> partial(size_t(units.count * pitch)), sums(size_t(units.count * heads));
-    std::vector<T> highest(size_t(units.count * heads));
+    UnitPools<T> pools(units.count, heads, pitch);
     units.in_all_threads(p.threads, [&](int64_t unit, int64_t batch, int64_t token, int64_t end) {
-        Pieces<T> pieces(pitch);
-        T *const row = pieces.take(pitch), *const most = highest.data() + unit * heads;
-        double *const context = partial.data() + unit * pitch, *const sum = sums.data() + unit * heads;
-        std::fill(most, most + heads, kHidden<T>);
+        Scratch<T> scratch(pitch);
+        T *const row = scratch.take(pitch), *const max_score = pools.max_score.data() + unit * heads;
+        double *const context = pools.context.data() + unit * pitch, *const sum = pools.sums.data() + unit * heads;
         for (; token < end; ++token) {
             rows.read(row, batch, token);
             for (int64_t h = 0; h < heads; ++h) {
                 const T score = dot(row, weight.data() + h * pitch, pitch);
-                double* const mine = context + h * dim;
-                const T* const here = row + h * dim;
-                if (!(score <= most[h])) {  // what was added so far shrinks
-                    const double shrink = std::exp(double(most[h]) - score);
-                    for (int64_t c = 0; c < dim; ++c) mine[c] *= shrink;
-                    sum[h] *= shrink;
-                    most[h] = score;
-                }
-                const double factor = score == kHidden<T> ? 0.0 : std::exp(double(score) - most[h]);  // most may be hidden too
-                sum[h] += factor;
-                for (int64_t c = 0; c < dim; ++c) mine[c] += here[c] * factor;
+                pool_token(score, row + h * dim, dim, max_score[h], sum[h], context + h * dim);
             }
         }
     });
     PooledHeads<T> pooled{std::vector<T>(size_t(p.batch * pitch)), {}, {}};
     for (int64_t i = 0; i < p.batch * heads; ++i) {
-        const int64_t batch = i / heads, head = i % heads, first = batch * units.of_entry, last = first + units.of_entry;
-        T most = kHidden<T>;
-        for (int64_t unit = first; unit < last; ++unit) most = std::max(most, highest[size_t(unit * heads + head)]);
+        const int64_t batch = i / heads, head = i % heads;
+        const int64_t first = batch * units.per_entry, end = first + units.per_entry;
+        T max_score = kMasked<T>;
+        for (int64_t unit = first; unit < end; ++unit) {
+            max_score = std::max(max_score, pools.max_score[size_t(unit * heads + head)]);
+        }
         double sum = 0;
         std::vector<double> context(size_t(dim), 0.0);
-        for (int64_t unit = first; unit < last; ++unit) {
-            const double factor = std::exp(double(highest[size_t(unit * heads + head)] - most));
-            sum += factor * sums[size_t(unit * heads + head)];
-            for (int64_t c = 0; c < dim; ++c) context[size_t(c)] += factor * partial[size_t(unit * pitch + head * dim + c)];
+        for (int64_t unit = first; unit < end; ++unit) {
+            const double factor = std::exp(double(pools.max_score[size_t(unit * heads + head)] - max_score));
+            sum += factor * pools.sums[size_t(unit * heads + head)];
+            const double* const from = pools.context.data() + unit * pitch + head * dim;
+            for (int64_t c = 0; c < dim; ++c) context[size_t(c)] += factor * from[c];
         }
-        pooled.highest.push_back(most);
+        pooled.max_score.push_back(max_score);
         pooled.divisor.push_back(sum);
-        for (int64_t c = 0; c < dim; ++c) pooled.context[size_t(batch * pitch + head * dim + c)] = T(context[size_t(c)] / sum);
+        for (int64_t c = 0; c < dim; ++c) {
+            pooled.context[size_t(batch * pitch + head * dim + c)] = T(context[size_t(c)] / sum);
+        }
     }
     return pooled;
 }
 
 template <typename T, typename Stored>
-struct AdditiveInputs {
-    const AdditiveProblem& problem;
+struct Inputs {
+    const Problem& problem;
     TokenRows<T, const Stored> query, key;
     const T *query_weight, *key_weight;  // [nh, C]
 };
 
 template <typename T, typename Stored>
-void additive_forward(const AdditiveInputs<T, Stored>& in, TokenRows<T, Stored> out) {
-    const AdditiveProblem& p = in.problem;
+void forward(const Inputs<T, Stored>& in, TokenRows<T, Stored> out) {
+    const Problem& p = in.problem;
     const int64_t pitch = in.query.pitch;
-    const PooledHeads<T> query = pool_heads<T, Stored>(p, {in.query, nullptr}, rows_of_heads(in.query_weight, p, pitch));
-    const PooledHeads<T> key = pool_heads<T, Stored>(p, {in.key, query.context.data()}, rows_of_heads(in.key_weight, p, pitch));
-    const Factored<T, Stored> products{in.query, key.context.data()};
+    const std::vector<T> query_weight = scaled_weight_rows(in.query_weight, p, pitch);
+    const PooledHeads<T> query = pool_heads<T, Stored>(p, {in.query, nullptr}, query_weight);
+    const std::vector<T> key_weight = scaled_weight_rows(in.key_weight, p, pitch);
+    const PooledHeads<T> key = pool_heads<T, Stored>(p, {in.key, query.context.data()}, key_weight);
+    const ScaledRows<T, Stored> products{in.query, key.context.data()};
     TokenUnits(p.batch, p.tokens).in_all_threads(p.threads, [&](int64_t, int64_t batch, int64_t token, int64_t end) {
-        Pieces<T> pieces(pitch);
-        T* const row = pieces.take(pitch);
+        Scratch<T> scratch(pitch);
+        T* const row = scratch.take(pitch);
         for (; token < end; ++token) {
             products.read(row, batch, token);
             out.write(row, batch, token);
@@ -118,160 +144,213 @@ void additive_forward(const AdditiveInputs<T, Stored>& in, TokenRows<T, Stored> 
     });
 }
 
-// Sums over tokens of one size a unit, added up in one order.
+// Sums over tokens, `size` numbers each: one partial sum per unit, added in a fixed order.
 template <typename T>
 struct UnitSums {
     TokenUnits units;
     int64_t size;
     std::vector<double> partial;
 
-    UnitSums(const AdditiveProblem& p, int64_t size)
-        : units(p.batch, p.tokens), size(size), partial(size_t(units.count * size)) {}
+    UnitSums(const Problem& p, int64_t size)
+        : units(p.batch, p.tokens),
+          size(size),
+          partial(size_t(units.count * size)) {}
     double* at(int64_t unit) { return partial.data() + unit * size; }
-    std::vector<T> of(int64_t first, int64_t last) const {  // of units [first, last)
+    std::vector<T> over_units(int64_t first, int64_t end) const {
         std::vector<T> sums;
         for (int64_t i = 0; i < size; ++i) {
             double sum = 0;
-            for (int64_t unit = first; unit < last; ++unit) sum += partial[size_t(unit * size + i)];
+            for (int64_t unit = first; unit < end; ++unit) sum += partial[size_t(unit * size + i)];
             sums.push_back(T(sum));
         }
         return sums;
     }
-    std::vector<T> of_entries(int64_t batch) const {
+    std::vector<T> per_entry(int64_t batch) const {
         std::vector<T> sums;
         for (int64_t entry = 0; entry < batch; ++entry) {
-            const std::vector<T> one = of(entry * units.of_entry, (entry + 1) * units.of_entry);
+            const std::vector<T> one = over_units(entry * units.per_entry, (entry + 1) * units.per_entry);
             sums.insert(sums.end(), one.begin(), one.end());
         }
         return sums;
     }
+    // Writes the sums of all units, [nh][pitch], to the gradient of a weight, [nh][C].
+    void write_weight_grad(const Problem& p, int64_t pitch, T* to) const {
+        const std::vector<T> all = over_units(0, units.count);
+        const int64_t channels = p.channels();
+        for (int64_t i = 0; i < p.heads * channels; ++i) to[i] = all[size_t(i / channels * pitch + i % channels)];
+    }
 };
 
-// Adds to a row's gradient what the pooling gives it, and to the weight's gradient, [nh][pitch].
+// The backward pass of one pooling.
 template <typename T>
-void slope_of_pooling(const AdditiveProblem& p, const PooledHeads<T>& pooled, const std::vector<T>& weight, const T* context_slope,
-                      int64_t batch, int64_t pitch, const T* row, T* slope, double* weight_slope) {
-    const int64_t dim = p.head_dim;
-    const T* const context = pooled.context.data() + batch * pitch;
-    for (int64_t h = 0; h < p.heads; ++h) {
-        const T score = dot(row, weight.data() + h * pitch, pitch);
-        const size_t at = size_t(batch * p.heads + h);
-        const T share = T(std::exp(double(score) - pooled.highest[at]) / pooled.divisor[at]);
-        double share_slope = 0;  // less its mean: exactly 0 where one token has all the weight
-        for (int64_t c = h * dim; c < (h + 1) * dim; ++c) {
-            share_slope += double(context_slope[c]) * (row[c] - context[c]);
-            slope[c] += context_slope[c] * share;
+struct PoolingBackward {
+    const Problem& p;
+    const PooledHeads<T>& pooled;
+    const std::vector<T>&weight, &context_grad;  // [nh][pitch], [B][pitch]
+    int64_t pitch;
+    std::vector<T> not_finite;  // [B][nh]: 0, or NaN where the gradient of a head's context is not finite
+
+    PoolingBackward(const Problem& p, const PooledHeads<T>& pooled, const std::vector<T>& weight,
+                    const std::vector<T>& context_grad, int64_t pitch)
+        : p(p),
+          pooled(pooled),
+          weight(weight),
+          context_grad(context_grad),
+          pitch(pitch) {
+        for (int64_t i = 0; i < p.batch * p.heads; ++i) {
+            const T* const grad = context_grad.data() + i / p.heads * pitch + i % p.heads * p.head_dim;
+            not_finite.push_back(zero_or_nan(grad, p.head_dim));
         }
-        const double score_slope = share * share_slope;
-        add_scaled(slope, weight.data() + h * pitch, T(score_slope), pitch);
-        for (int64_t c = 0; c < pitch; ++c) weight_slope[h * pitch + c] += row[c] * score_slope * p.scale;
     }
-}
+    // Adds the pooling's gradients to those of a row and of the weight, [nh][pitch]. Inlined into both callers, it is
+    // slower.
+    __attribute__((noinline)) void add_token(int64_t batch, const T* row, T* grad, double* weight_grad) const {
+        const int64_t dim = p.head_dim, heads = p.heads, pitch = this->pitch;
+        const T* const weights = weight.data();
+        const double scale = p.scale;
+        const T *const context = pooled.context.data() + batch * pitch, *const out =
+                                                                            context_grad.data() + batch * pitch;
+        for (int64_t h = 0; h < heads; ++h) {
+            const T score = dot(row, weights + h * pitch, pitch);
+            const size_t at = size_t(batch * heads + h);
+            const T token_weight = T(std::exp(double(score) - pooled.max_score[at]) / pooled.divisor[at]);
+            // The gradient of the token's weight, minus its mean: exactly 0 if one token has all the weight.
+            double token_weight_grad = not_finite[at];
+            for (int64_t c = h * dim; c < (h + 1) * dim; ++c) {
+                token_weight_grad += double(out[c]) * (row[c] - context[c]);
+                grad[c] += out[c] * token_weight;
+            }
+            const double score_grad = token_weight * token_weight_grad;
+            add_scaled(grad, weights + h * pitch, T(score_grad), pitch);
+            for (int64_t c = 0; c < pitch; ++c) weight_grad[h * pitch + c] += row[c] * score_grad * scale;
+        }
+    }
+};
 
 template <typename T, typename Stored>
-struct AdditiveGradients {
+struct Grads {
     TokenRows<T, const Stored> out;
     TokenRows<T, Stored> query, key;
     T *query_weight, *key_weight;
 };
 
-template <typename T>
-void write_weight(const UnitSums<T>& sums, const AdditiveProblem& p, int64_t pitch, T* to) {
-    const std::vector<T> all = sums.of(0, sums.units.count);
-    for (int64_t i = 0; i < p.heads * p.channels(); ++i) to[i] = all[size_t(i / p.channels() * pitch + i % p.channels())];
-}
-
+// Returns the gradient of the pooled key products, [B][pitch]: the sum of queries times gradients of the output.
 template <typename T, typename Stored>
-void additive_backward(const AdditiveInputs<T, Stored>& in, const AdditiveGradients<T, Stored>& gradients) {
-    const AdditiveProblem& p = in.problem;
+std::vector<T> key_context_grad(const Inputs<T, Stored>& in, const Grads<T, Stored>& grads) {
+    const Problem& p = in.problem;
     const int64_t pitch = in.query.pitch;
-    const std::vector<T> query_weight = rows_of_heads(in.query_weight, p, pitch), key_weight = rows_of_heads(in.key_weight, p, pitch);
-    const PooledHeads<T> query = pool_heads<T, Stored>(p, {in.query, nullptr}, query_weight);
-    const Factored<T, Stored> products{in.key, query.context.data()};
-    const PooledHeads<T> key = pool_heads<T, Stored>(p, products, key_weight);
-    UnitSums<T> key_slopes(p, pitch), query_slopes(p, pitch), key_weights(p, p.heads * pitch), query_weights(p, p.heads * pitch);
-    key_slopes.units.in_all_threads(p.threads, [&](int64_t unit, int64_t batch, int64_t token, int64_t end) {
-        Pieces<T> pieces(2 * pitch);
-        T *const row = pieces.take(pitch), *const out = pieces.take(pitch);
-        double* const sum = key_slopes.at(unit);
+    UnitSums<T> sums(p, pitch);
+    sums.units.in_all_threads(p.threads, [&](int64_t unit, int64_t batch, int64_t token, int64_t end) {
+        Scratch<T> scratch(2 * pitch);
+        T *const row = scratch.take(pitch), *const out = scratch.take(pitch);
+        double* const sum = sums.at(unit);
         for (; token < end; ++token) {
             in.query.read(row, batch, token);
-            gradients.out.read(out, batch, token);
+            grads.out.read(out, batch, token);
             for (int64_t c = 0; c < pitch; ++c) sum[c] += double(row[c]) * out[c];
         }
     });
-    const std::vector<T> key_slope = key_slopes.of_entries(p.batch);
-    query_slopes.units.in_all_threads(p.threads, [&](int64_t unit, int64_t batch, int64_t token, int64_t end) {
-        Pieces<T> pieces(3 * pitch);
-        T *const row = pieces.take(pitch), *const slope = pieces.take(pitch), *const own = pieces.take(pitch);
-        double* const sum = query_slopes.at(unit);
+    return sums.per_entry(p.batch);
+}
+
+// Writes the gradients of the keys and their weight; returns that of the pooled query, [B][pitch].
+template <typename T, typename Stored>
+std::vector<T> backward_key(const Inputs<T, Stored>& in, const Grads<T, Stored>& grads, const PooledHeads<T>& query,
+                            const ScaledRows<T, Stored>& products, const PoolingBackward<T>& pooling) {
+    const Problem& p = in.problem;
+    const int64_t pitch = in.query.pitch;
+    UnitSums<T> context_grads(p, pitch), weight_grads(p, p.heads * pitch);
+    context_grads.units.in_all_threads(p.threads, [&](int64_t unit, int64_t batch, int64_t token, int64_t end) {
+        Scratch<T> scratch(3 * pitch);
+        T *const row = scratch.take(pitch), *const grad = scratch.take(pitch), *const key = scratch.take(pitch);
+        double* const sum = context_grads.at(unit);
         const T* const context = query.context.data() + batch * pitch;
         for (; token < end; ++token) {
             products.read(row, batch, token);
-            in.key.read(own, batch, token);
-            std::fill(slope, slope + pitch, T(0));
-            slope_of_pooling(p, key, key_weight, key_slope.data() + batch * pitch, batch, pitch, row, slope, key_weights.at(unit));
+            in.key.read(key, batch, token);
+            std::fill(grad, grad + pitch, T(0));
+            pooling.add_token(batch, row, grad, weight_grads.at(unit));
             for (int64_t c = 0; c < pitch; ++c) {
-                sum[c] += double(slope[c]) * own[c];
-                slope[c] *= context[c];
+                sum[c] += double(grad[c]) * key[c];
+                grad[c] *= context[c];
             }
-            gradients.key.write(slope, batch, token);
+            grads.key.write(grad, batch, token);
         }
     });
-    const std::vector<T> query_slope = query_slopes.of_entries(p.batch);
-    const Factored<T, Stored> outs{gradients.out, key.context.data()};
-    query_slopes.units.in_all_threads(p.threads, [&](int64_t unit, int64_t batch, int64_t token, int64_t end) {
-        Pieces<T> pieces(2 * pitch);
-        T *const row = pieces.take(pitch), *const slope = pieces.take(pitch);
-        for (; token < end; ++token) {
-            in.query.read(row, batch, token);
-            outs.read(slope, batch, token);
-            slope_of_pooling(p, query, query_weight, query_slope.data() + batch * pitch, batch, pitch, row, slope, query_weights.at(unit));
-            gradients.query.write(slope, batch, token);
-        }
-    });
-    write_weight(query_weights, p, pitch, gradients.query_weight);
-    write_weight(key_weights, p, pitch, gradients.key_weight);
+    weight_grads.write_weight_grad(p, pitch, grads.key_weight);
+    return context_grads.per_entry(p.batch);
 }
 
-}  // namespace regard
-
-namespace {
-
-using namespace regard;
+// Writes the gradients of the queries and their weight.
+template <typename T, typename Stored>
+void backward_query(const Inputs<T, Stored>& in, const Grads<T, Stored>& grads, const PooledHeads<T>& key,
+                    const PoolingBackward<T>& pooling) {
+    const Problem& p = in.problem;
+    const int64_t pitch = in.query.pitch;
+    UnitSums<T> weight_grads(p, p.heads * pitch);
+    const ScaledRows<T, Stored> outs{grads.out, key.context.data()};
+    weight_grads.units.in_all_threads(p.threads, [&](int64_t unit, int64_t batch, int64_t token, int64_t end) {
+        Scratch<T> scratch(2 * pitch);
+        T *const row = scratch.take(pitch), *const grad = scratch.take(pitch);
+        for (; token < end; ++token) {
+            in.query.read(row, batch, token);
+            outs.read(grad, batch, token);
+            pooling.add_token(batch, row, grad, weight_grads.at(unit));
+            grads.query.write(grad, batch, token);
+        }
+    });
+    weight_grads.write_weight_grad(p, pitch, grads.query_weight);
+}
 
 template <typename T, typename Stored>
-TokenRows<T, Stored> rows(const Operand& operand, const AdditiveProblem& p) {
+void backward(const Inputs<T, Stored>& in, const Grads<T, Stored>& grads) {
+    const Problem& p = in.problem;
+    const int64_t pitch = in.query.pitch;
+    const std::vector<T> query_weight = scaled_weight_rows(in.query_weight, p, pitch);
+    const std::vector<T> key_weight = scaled_weight_rows(in.key_weight, p, pitch);
+    const PooledHeads<T> query = pool_heads<T, Stored>(p, {in.query, nullptr}, query_weight);
+    const ScaledRows<T, Stored> products{in.key, query.context.data()};
+    const PooledHeads<T> key = pool_heads<T, Stored>(p, products, key_weight);
+    const std::vector<T> key_grad = key_context_grad(in, grads);
+    const PoolingBackward<T> key_pooling(p, key, key_weight, key_grad, pitch);
+    const std::vector<T> query_grad = backward_key(in, grads, query, products, key_pooling);
+    backward_query(in, grads, key, PoolingBackward<T>(p, query, query_weight, query_grad, pitch));
+}
+
+template <typename T, typename Stored>
+TokenRows<T, Stored> rows(const Operand& operand, const Problem& p) {
     return TokenRows<T, Stored>(tensor<Stored>(operand, p.channels()));
 }
 
 template <typename T, typename Stored>
-AdditiveInputs<T, Stored> inputs(const AdditiveProblem& p, const Operand* o, const void* query_weight, const void* key_weight) {
+Inputs<T, Stored> inputs(const Problem& p, const Operand* o, const void* query_weight, const void* key_weight) {
     return {p, rows<T, const Stored>(o[0], p), rows<T, const Stored>(o[1], p), static_cast<const T*>(query_weight),
             static_cast<const T*>(key_weight)};
 }
 
-}  // namespace
-
-// operands: query, key; out to write.
-REGARD_EXPORT int regard_additive_forward(int64_t dtype, const AdditiveProblem* problem, const Operand* o, const void* query_weight,
-                                          const void* key_weight) {
+// Operands: query, key; the output, to write.
+REGARD_EXPORT int regard_additive_forward(int64_t dtype, const Problem* problem, const Operand* o,
+                                          const void* query_weight, const void* key_weight) {
     return for_dtype(dtype, [&](auto value, auto stored) {
         using T = decltype(value);
         using Stored = decltype(stored);
-        additive_forward<T, Stored>(inputs<T, Stored>(*problem, o, query_weight, key_weight), rows<T, Stored>(o[2], *problem));
+        forward<T, Stored>(inputs<T, Stored>(*problem, o, query_weight, key_weight), rows<T, Stored>(o[2], *problem));
     });
 }
 
-// operands: query, key, gradient of out; gradients of query and key to write. Then the gradients of the weights.
-REGARD_EXPORT int regard_additive_backward(int64_t dtype, const AdditiveProblem* problem, const Operand* o, const void* query_weight,
-                                           const void* key_weight, void* query_weight_gradient, void* key_weight_gradient) {
+// Operands: query, key, gradient of the output; gradients of query and key, to write. The last two arguments are the
+// gradients of the weights, to write.
+REGARD_EXPORT int regard_additive_backward(int64_t dtype, const Problem* problem, const Operand* o,
+                                           const void* query_weight, const void* key_weight, void* query_weight_grad,
+                                           void* key_weight_grad) {
     return for_dtype(dtype, [&](auto value, auto stored) {
         using T = decltype(value);
         using Stored = decltype(stored);
-        const AdditiveGradients<T, Stored> gradients{rows<T, const Stored>(o[2], *problem), rows<T, Stored>(o[3], *problem),
-                                                     rows<T, Stored>(o[4], *problem), static_cast<T*>(query_weight_gradient),
-                                                     static_cast<T*>(key_weight_gradient)};
-        additive_backward<T, Stored>(inputs<T, Stored>(*problem, o, query_weight, key_weight), gradients);
+        const Grads<T, Stored> grads{rows<T, const Stored>(o[2], *problem), rows<T, Stored>(o[3], *problem),
+                                     rows<T, Stored>(o[4], *problem), static_cast<T*>(query_weight_grad),
+                                     static_cast<T*>(key_weight_grad)};
+        backward<T, Stored>(inputs<T, Stored>(*problem, o, query_weight, key_weight), grads);
     });
 }
+
+}  // namespace regard::additive

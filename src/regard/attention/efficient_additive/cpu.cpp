@@ -1,267 +1,330 @@
-// Efficient additive attention on the CPU, forward and backward: two passes over the tokens forward, one over the queries
-// and one over the keys; three backward, which need no more than the inputs.
+// Efficient additive attention on the CPU, forward and backward. The forward pass goes over the queries once and over
+// the keys once. The backward pass goes over the tokens three times and needs only the inputs.
 #include <cmath>
 
 #include "../_native/tokens.h"
 
-namespace regard {
+namespace regard::efficient_additive {
 
 enum TokenNorm : int64_t { kSoftmax, kL2, kOnes };
 
-struct EfficientAdditiveProblem {
+struct Problem {
     int64_t batch, tokens, channels, threads, token_norm;
-    double scale, smallest;  // factor on the scores; what norms are at least
+    double scale, min_norm;  // factor on the scores; lower bound of norms
 };
 
 template <typename T, typename Stored>
-struct EfficientAdditiveInputs {
-    const EfficientAdditiveProblem& problem;
+struct Inputs {
+    const Problem& problem;
     TokenRows<T, const Stored> query, key;
     const T* weight;  // [C]
 };
 
-// What brings a row to unit length.
+// Returns the norm of a row, at least `min_norm`.
 template <typename T>
-inline T length(const T* row, int64_t pitch, double smallest) {
-    return std::max(std::sqrt(dot(row, row, pitch)), T(smallest));
+inline T clamped_norm(const T* row, int64_t pitch, double min_norm) {
+    return std::max(std::sqrt(dot(row, row, pitch)), T(min_norm));
 }
 
-// Brings a row to unit length; returns what it was divided by.
+// Divides a row by its norm, and returns the norm.
 template <typename T>
-inline T unit_length(T* row, int64_t pitch, double smallest) {
-    const T norm = length(row, pitch, smallest);
+inline T normalize(T* row, int64_t pitch, double min_norm) {
+    const T norm = clamped_norm(row, pitch, min_norm);
     for (int64_t c = 0; c < pitch; c += kLanes<T>) store(row + c, load(row + c) / norm);
     return norm;
 }
 
-// The gradient of a row, given that of the row of unit length.
+// Turns the gradient of a unit row into that of the row before normalization.
 template <typename T>
-void slope_of_length(T* slope, const T* unit, T norm, T smallest, int64_t pitch) {
-    const T along = norm > smallest ? dot(slope, unit, pitch) : T(0);  // at the smallest norm the divisor is a constant
-    for (int64_t c = 0; c < pitch; c += kLanes<T>) store(slope + c, (load(slope + c) - load(unit + c) * along) / norm);
+void normalize_backward(T* grad, const T* unit, T norm, T min_norm, int64_t pitch) {
+    const T along = norm > min_norm ? dot(grad, unit, pitch) : T(0);  // a clamped norm is a constant
+    for (int64_t c = 0; c < pitch; c += kLanes<T>) store(grad + c, (load(grad + c) - load(unit + c) * along) / norm);
 }
 
-// The pooled query of every batch entry, and what turns scores into weights.
+// Returns the sum of absolute values, a bound on the dot product with any unit row.
+template <typename T>
+inline T sum_of_magnitudes(const T* values, int64_t count) {
+    T sum = 0;
+    for (int64_t i = 0; i < count; ++i) sum += std::abs(values[i]);
+    return sum;
+}
+
+// The pooled query of every batch entry, and the statistics that turn scores into weights.
 template <typename T>
 struct Pooled {
     int64_t pitch;
-    std::vector<T> weight, context, highest, divisor;  // times the scale, [C]; [B][C], [B], [B]
-    std::vector<double> exact;                         // the context, not rounded
+    std::vector<T> weight, context, max_score, divisor;  // [C], times the scale; [B][C], [B], [B]
+    std::vector<double> exact;                           // the context before rounding
+    bool has_finite_weight = false;
 
-    T weigh(int64_t norm, T score, int64_t batch) const {
-        if (norm == kOnes) return 1;
-        return norm == kL2 ? score / divisor[size_t(batch)] : std::exp(score - highest[size_t(batch)]) / divisor[size_t(batch)];
+    // The weight of a unit row with `token_norm="ones"`: 1, or NaN if the score is not finite, as the softmax of one
+    // score.
+    T one_or_nan(const T* row, T norm) const {
+        if (has_finite_weight && std::isfinite(norm)) return 1;
+        return dot(row, weight.data(), pitch) * T(0) + T(1);
+    }
+    T token_weight(int64_t token_norm, const T* row, T norm, int64_t batch) const {
+        if (token_norm == kOnes) return one_or_nan(row, norm);
+        const T score = dot(row, weight.data(), pitch);
+        if (token_norm == kL2) return score / divisor[size_t(batch)];
+        return std::exp(score - max_score[size_t(batch)]) / divisor[size_t(batch)];
     }
 };
 
-// The first pass: unit queries, written if wanted, and the context.
-template <typename T, typename Stored>
-Pooled<T> pool_queries(const EfficientAdditiveInputs<T, Stored>& in, const TokenRows<T, Stored>* unit_query) {
-    const EfficientAdditiveProblem& p = in.problem;
-    const int64_t pitch = in.query.pitch;
-    const TokenUnits units(p.batch, p.tokens);
-    std::vector<T> partial(size_t(units.count * pitch)), highest(size_t(units.count)), sums(size_t(units.count));
-    Pooled<T> pooled{pitch, std::vector<T>(size_t(pitch)), {}, {}, {}, {}};
-    // Scores must be the same bits wherever they are computed: were they scaled afterwards, the compiler might join that
-    // product with a subtraction in one place only.
-    for (int64_t c = 0; c < p.channels; ++c) pooled.weight[size_t(c)] = in.weight[c] * T(p.scale);
-    T one = 1;  // every token's weight without scores, unless the vector is NaN or infinite
-    for (int64_t c = 0; c < p.channels; ++c) one += T(0) * in.weight[c];
-    units.in_all_threads(p.threads, [&](int64_t unit, int64_t batch, int64_t token, int64_t end) {
-        Pieces<T> pieces(2 * pitch);
-        T *const scratch = pieces.take(pitch), *const context = pieces.take(pitch);
-        T most = kHidden<T>, sum = 0;
-        for (; token < end; ++token) {
-            const T* const query = in.query.row(scratch, batch, token);
-            T* const row = unit_query ? unit_query->place(scratch, batch, token) : scratch;
-            const T norm = length(query, pitch, p.smallest);
-            Vector<T> product = splat(T(0));
-            for (int64_t c = 0; c < pitch; c += kLanes<T>) {
-                const Vector<T> unit = load(query + c) / norm;
-                store(row + c, unit);
-                product += unit * load(pooled.weight.data() + c);
-            }
-            if (unit_query) unit_query->finish(row, batch, token);
-            const T score = p.token_norm == kOnes ? one : total<T>(product);
-            T factor = score;
-            if (p.token_norm == kSoftmax) {
-                if (score > most) {  // what was added so far shrinks
-                    const T shrink = std::exp(most - score);
-                    for (int64_t c = 0; c < pitch; c += kLanes<T>) store(context + c, load(context + c) * shrink);
-                    sum *= shrink;
-                    most = score;
-                }
-                factor = score == kHidden<T> ? T(0) : std::exp(score - most);  // most may be hidden too
-            }
-            sum += p.token_norm == kL2 ? score * score : factor;
-            add_scaled(context, row, factor, pitch);
-        }
-        std::copy(context, context + pitch, partial.begin() + unit * pitch);
-        highest[size_t(unit)] = most;
-        sums[size_t(unit)] = sum;
-    });
+// The pooling of every unit of tokens: unnormalized sums, relative to the unit's maximum score for the softmax.
+template <typename T>
+struct UnitPools {
+    std::vector<T> context, max_score, sums;
+
+    UnitPools(int64_t units, int64_t pitch)
+        : context(size_t(units * pitch)),
+          max_score(size_t(units), kMasked<T>),
+          sums(size_t(units)) {}
+};
+
+// Returns a token's factor in the softmax pooling of its unit, and rescales the unit's sums to a new maximum.
+template <typename T>
+inline T softmax_factor(T score, T& max_score, T& sum, T* context, int64_t pitch) {
+    if (score > max_score) {
+        const T shrink = std::exp(max_score - score);
+        for (int64_t c = 0; c < pitch; c += kLanes<T>) store(context + c, load(context + c) * shrink);
+        sum *= shrink;
+        max_score = score;
+    }
+    return score == kMasked<T> ? T(0) : std::exp(score - max_score);  // both may be -inf, and their difference NaN
+}
+
+// Adds the pools of every batch entry's units, in their order, and divides by the norm of the weights.
+template <typename T>
+void join_pools(const Problem& p, const TokenUnits& units, const UnitPools<T>& pools, Pooled<T>& pooled) {
+    const int64_t pitch = pooled.pitch;
     for (int64_t batch = 0; batch < p.batch; ++batch) {
-        const size_t first = size_t(batch * units.of_entry), last = first + size_t(units.of_entry);
-        const T most = *std::max_element(highest.begin() + first, highest.begin() + last);
+        const size_t first = size_t(batch * units.per_entry), end = first + size_t(units.per_entry);
+        const T max_score = *std::max_element(pools.max_score.begin() + first, pools.max_score.begin() + end);
         double sum = 0;
         std::vector<double> context(size_t(pitch), 0.0);
-        for (size_t unit = first; unit < last; ++unit) {
-            const double factor = p.token_norm == kSoftmax ? std::exp(double(highest[unit] - most)) : 1.0;
-            sum += factor * sums[unit];
-            for (int64_t c = 0; c < pitch; ++c) context[size_t(c)] += factor * partial[unit * pitch + c];
+        for (size_t unit = first; unit < end; ++unit) {
+            const double factor = p.token_norm == kSoftmax ? std::exp(double(pools.max_score[unit] - max_score)) : 1.0;
+            sum += factor * pools.sums[unit];
+            for (int64_t c = 0; c < pitch; ++c) context[size_t(c)] += factor * pools.context[unit * pitch + c];
         }
-        const T divisor = T(p.token_norm == kOnes ? 1.0 : p.token_norm == kL2 ? std::max(std::sqrt(sum), p.smallest) : sum);
-        pooled.highest.push_back(most);
-        pooled.divisor.push_back(divisor);
-        for (double value : context) pooled.exact.push_back(value / divisor);
+        double divisor = sum;
+        if (p.token_norm == kOnes) divisor = 1;
+        if (p.token_norm == kL2) divisor = std::max(std::sqrt(sum), p.min_norm);
+        pooled.max_score.push_back(max_score);
+        pooled.divisor.push_back(T(divisor));
+        for (double value : context) pooled.exact.push_back(value / T(divisor));
     }
     pooled.context.assign(pooled.exact.begin(), pooled.exact.end());
+}
+
+// The first pass: computes the context, and writes the unit queries if `unit_query` is not null.
+template <typename T, typename Stored>
+Pooled<T> pool_queries(const Inputs<T, Stored>& in, const TokenRows<T, Stored>* unit_query) {
+    const Problem& p = in.problem;
+    const int64_t pitch = in.query.pitch;
+    const TokenUnits units(p.batch, p.tokens);
+    UnitPools<T> pools(units.count, pitch);
+    Pooled<T> pooled{pitch, std::vector<T>(size_t(pitch)), {}, {}, {}, {}, false};
+    // Every pass must compute the same bits for a score. If the score were scaled afterwards, the compiler could fuse
+    // that product with a subtraction in one pass only.
+    for (int64_t c = 0; c < p.channels; ++c) pooled.weight[size_t(c)] = in.weight[c] * T(p.scale);
+    pooled.has_finite_weight = std::isfinite(sum_of_magnitudes(pooled.weight.data(), pitch));
+    units.in_all_threads(p.threads, [&](int64_t unit, int64_t batch, int64_t token, int64_t end) {
+        Scratch<T> scratch(2 * pitch);
+        T *const buffer = scratch.take(pitch), *const context = scratch.take(pitch);
+        T max_score = kMasked<T>, sum = 0;
+        for (; token < end; ++token) {
+            const T* const query = in.query.row(buffer, batch, token);
+            T* const row = unit_query ? unit_query->place(buffer, batch, token) : buffer;
+            const T norm = clamped_norm(query, pitch, p.min_norm);
+            Vector<T> products = splat(T(0));
+            for (int64_t c = 0; c < pitch; c += kLanes<T>) {
+                const Vector<T> values = load(query + c) / norm;
+                store(row + c, values);
+                products += values * load(pooled.weight.data() + c);
+            }
+            if (unit_query) unit_query->finish(row, batch, token);
+            T factor = p.token_norm == kOnes ? pooled.one_or_nan(row, norm) : sum_lanes<T>(products);
+            if (p.token_norm == kSoftmax) factor = softmax_factor(factor, max_score, sum, context, pitch);
+            sum += p.token_norm == kL2 ? factor * factor : factor;
+            add_scaled(context, row, factor, pitch);
+        }
+        std::copy(context, context + pitch, pools.context.begin() + unit * pitch);
+        pools.max_score[size_t(unit)] = max_score;
+        pools.sums[size_t(unit)] = sum;
+    });
+    join_pools(p, units, pools, pooled);
     return pooled;
 }
 
 template <typename T, typename Stored>
-void efficient_additive_forward(const EfficientAdditiveInputs<T, Stored>& in, TokenRows<T, Stored> out, TokenRows<T, Stored> unit_query) {
-    const EfficientAdditiveProblem& p = in.problem;
+void forward(const Inputs<T, Stored>& in, TokenRows<T, Stored> out, TokenRows<T, Stored> unit_query) {
+    const Problem& p = in.problem;
     const Pooled<T> pooled = pool_queries(in, &unit_query);
+    const int64_t pitch = pooled.pitch;
     TokenUnits(p.batch, p.tokens).in_all_threads(p.threads, [&](int64_t, int64_t batch, int64_t token, int64_t end) {
-        Pieces<T> pieces(pooled.pitch);
-        T* const scratch = pieces.take(pooled.pitch);
-        const T* const context = pooled.context.data() + batch * pooled.pitch;
+        Scratch<T> scratch(pitch);
+        T* const buffer = scratch.take(pitch);
+        const T* const context = pooled.context.data() + batch * pitch;
         for (; token < end; ++token) {
-            const T* const key = in.key.row(scratch, batch, token);
-            T* const row = out.place(scratch, batch, token);
-            const T norm = length(key, pooled.pitch, p.smallest);
-            for (int64_t c = 0; c < pooled.pitch; c += kLanes<T>) store(row + c, load(key + c) / norm * load(context + c));
+            const T* const key = in.key.row(buffer, batch, token);
+            T* const row = out.place(buffer, batch, token);
+            const T norm = clamped_norm(key, pitch, p.min_norm);
+            for (int64_t c = 0; c < pitch; c += kLanes<T>) store(row + c, load(key + c) / norm * load(context + c));
             out.finish(row, batch, token);
         }
     });
 }
 
 template <typename T, typename Stored>
-struct EfficientAdditiveGradients {
+struct Grads {
     TokenRows<T, const Stored> out, unit_query;
     TokenRows<T, Stored> query, key;
     T* weight;
 };
 
-// The second pass: gradients of the keys, and of the context, [B][C].
+// The second pass: writes the gradients of the keys, and returns that of the context, [B][C].
 template <typename T, typename Stored>
-std::vector<T> slopes_of_keys(const EfficientAdditiveInputs<T, Stored>& in, const EfficientAdditiveGradients<T, Stored>& gradients,
-                              const Pooled<T>& pooled) {
-    const EfficientAdditiveProblem& p = in.problem;
+std::vector<T> backward_key(const Inputs<T, Stored>& in, const Grads<T, Stored>& grads, const Pooled<T>& pooled) {
+    const Problem& p = in.problem;
     const int64_t pitch = pooled.pitch;
     const TokenUnits units(p.batch, p.tokens);
-    std::vector<T> partial(size_t(units.count * pitch)), slopes(size_t(p.batch * pitch));
+    std::vector<T> partial(size_t(units.count * pitch)), context_grads(size_t(p.batch * pitch));
     units.in_all_threads(p.threads, [&](int64_t unit, int64_t batch, int64_t token, int64_t end) {
-        Pieces<T> pieces(3 * pitch);
-        T *const key = pieces.take(pitch), *const slope = pieces.take(pitch), *const sum = pieces.take(pitch);
+        Scratch<T> scratch(3 * pitch);
+        T *const key = scratch.take(pitch), *const grad = scratch.take(pitch), *const sum = scratch.take(pitch);
         const T* const context = pooled.context.data() + batch * pitch;
         for (; token < end; ++token) {
             in.key.read(key, batch, token);
-            gradients.out.read(slope, batch, token);
-            const T norm = unit_length(key, pitch, p.smallest);
+            grads.out.read(grad, batch, token);
+            const T norm = normalize(key, pitch, p.min_norm);
             for (int64_t c = 0; c < pitch; c += kLanes<T>) {
-                store(sum + c, load(sum + c) + load(slope + c) * load(key + c));
-                store(slope + c, load(slope + c) * load(context + c));
+                store(sum + c, load(sum + c) + load(grad + c) * load(key + c));
+                store(grad + c, load(grad + c) * load(context + c));
             }
-            slope_of_length(slope, key, norm, T(p.smallest), pitch);
-            gradients.key.write(slope, batch, token);
+            normalize_backward(grad, key, norm, T(p.min_norm), pitch);
+            grads.key.write(grad, batch, token);
         }
         std::copy(sum, sum + pitch, partial.begin() + unit * pitch);
     });
     for (int64_t i = 0; i < p.batch * pitch; ++i) {
+        const int64_t first = i / pitch * units.per_entry;
         double sum = 0;
-        for (int64_t unit = 0; unit < units.of_entry; ++unit) sum += partial[size_t((i / pitch * units.of_entry + unit) * pitch + i % pitch)];
-        slopes[size_t(i)] = T(sum);
+        for (int64_t unit = first; unit < first + units.per_entry; ++unit)
+            sum += partial[size_t(unit * pitch + i % pitch)];
+        context_grads[size_t(i)] = T(sum);
     }
-    return slopes;
+    return context_grads;
 }
 
-// The third pass: gradients of the queries and of the scoring vector.
+// The gradients of one batch entry's scores, from those of its token weights.
+template <typename T>
+struct ScoreGrads {
+    int64_t token_norm;
+    T divisor, min_norm;
+    // The weighted mean of the token weights' gradients. The gradients of the scores sum to 0, also in rounded numbers,
+    // if one token has all the weight, or if the squares of the weights sum to 1.
+    double mean = 0;
+    const T* context_grad;
+    int64_t pitch;
+    bool has_finite_grad;
+
+    ScoreGrads(const Problem& p, const Pooled<T>& pooled, const T* context_grad, int64_t batch)
+        : token_norm(p.token_norm),
+          divisor(pooled.divisor[size_t(batch)]),
+          min_norm(T(p.min_norm)),
+          context_grad(context_grad),
+          pitch(pooled.pitch),
+          has_finite_grad(std::isfinite(sum_of_magnitudes(context_grad, pooled.pitch))) {
+        const size_t first = size_t(batch * pooled.pitch);
+        if (token_norm == kSoftmax) mean = dot(context_grad, pooled.context.data() + first, pooled.pitch);
+        for (int64_t c = 0; token_norm == kL2 && c < pooled.pitch; ++c) {
+            mean += context_grad[c] * pooled.exact[first + size_t(c)];
+        }
+    }
+    // Returns the gradient of the score of a unit row.
+    T of(const T* row, T norm, T token_weight) const {
+        // The weight is constant with "ones". The definition yields NaN if the weight's gradient is not finite.
+        if (token_norm == kOnes && has_finite_grad && std::isfinite(norm)) return token_weight * T(0);
+        const T token_weight_grad = dot(context_grad, row, pitch);
+        if (token_norm == kOnes) return token_weight * token_weight_grad * T(0);
+        if (token_norm == kSoftmax) return token_weight * (token_weight_grad - T(mean));
+        return (token_weight_grad - (divisor > min_norm ? token_weight * T(mean) : T(0))) / divisor;
+    }
+};
+
+// The third pass: writes the gradients of the queries and of the weight.
 template <typename T, typename Stored>
-void efficient_additive_backward(const EfficientAdditiveInputs<T, Stored>& in, const EfficientAdditiveGradients<T, Stored>& gradients) {
-    const EfficientAdditiveProblem& p = in.problem;
+void backward(const Inputs<T, Stored>& in, const Grads<T, Stored>& grads) {
+    const Problem& p = in.problem;
     const Pooled<T> pooled = pool_queries<T, Stored>(in, nullptr);
-    const std::vector<T> context_slopes = slopes_of_keys(in, gradients, pooled);
+    const std::vector<T> context_grads = backward_key(in, grads, pooled);
     const int64_t pitch = pooled.pitch;
     const TokenUnits units(p.batch, p.tokens);
     std::vector<T> partial(size_t(units.count * pitch));
     units.in_all_threads(p.threads, [&](int64_t unit, int64_t batch, int64_t token, int64_t end) {
-        Pieces<T> pieces(3 * pitch);
-        T *const query = pieces.take(pitch), *const slope = pieces.take(pitch), *const weight_slope = pieces.take(pitch);
-        const T *const weight = pooled.weight.data(), *const context_slope = context_slopes.data() + batch * pitch;
-        // The mean of the weights' gradients. Those of the scores sum to 0: rounding must not spoil it where one token has
-        // all the weight, nor where the squares of the weights sum to 1.
-        double mean = dot(context_slope, pooled.context.data() + batch * pitch, pitch);
-        if (p.token_norm == kL2) {
-            mean = 0;
-            for (int64_t c = 0; c < pitch; ++c) mean += context_slope[c] * pooled.exact[size_t(batch * pitch + c)];
-        }
-        const T divisor = pooled.divisor[size_t(batch)];
+        Scratch<T> scratch(3 * pitch);
+        T *const query = scratch.take(pitch), *const grad = scratch.take(pitch);
+        T* const weight_grad = scratch.take(pitch);
+        const T *const weight = pooled.weight.data(), *const context_grad = context_grads.data() + batch * pitch;
+        const ScoreGrads<T> score_grads(p, pooled, context_grad, batch);
         for (; token < end; ++token) {
             in.query.read(query, batch, token);
-            gradients.unit_query.read(slope, batch, token);
-            const T norm = unit_length(query, pitch, p.smallest), score = dot(query, weight, pitch);
-            const T share = pooled.weigh(p.token_norm, score, batch), share_slope = dot(context_slope, query, pitch);
-            T score_slope = 0;
-            if (p.token_norm == kSoftmax) score_slope = share * (share_slope - T(mean));
-            if (p.token_norm == kL2) score_slope = (share_slope - (divisor > T(p.smallest) ? share * T(mean) : T(0))) / divisor;
-            const T scaled = score_slope * T(p.scale);
+            grads.unit_query.read(grad, batch, token);
+            const T norm = normalize(query, pitch, p.min_norm);
+            const T token_weight = pooled.token_weight(p.token_norm, query, norm, batch);
+            const T score_grad = score_grads.of(query, norm, token_weight);
+            const T scaled = score_grad * T(p.scale);
             for (int64_t c = 0; c < pitch; c += kLanes<T>) {
-                store(weight_slope + c, load(weight_slope + c) + load(query + c) * scaled);
-                store(slope + c, load(slope + c) + load(context_slope + c) * share + load(weight + c) * score_slope);
+                store(weight_grad + c, load(weight_grad + c) + load(query + c) * scaled);
+                store(grad + c, load(grad + c) + load(context_grad + c) * token_weight + load(weight + c) * score_grad);
             }
-            slope_of_length(slope, query, norm, T(p.smallest), pitch);
-            gradients.query.write(slope, batch, token);
+            normalize_backward(grad, query, norm, T(p.min_norm), pitch);
+            grads.query.write(grad, batch, token);
         }
-        std::copy(weight_slope, weight_slope + pitch, partial.begin() + unit * pitch);
+        std::copy(weight_grad, weight_grad + pitch, partial.begin() + unit * pitch);
     });
     for (int64_t c = 0; c < p.channels; ++c) {
         double sum = 0;
         for (int64_t unit = 0; unit < units.count; ++unit) sum += partial[size_t(unit * pitch + c)];
-        gradients.weight[c] = T(sum);
+        grads.weight[c] = T(sum);
     }
 }
 
-}  // namespace regard
-
-namespace {
-
-using namespace regard;
-
 template <typename T, typename Stored>
-TokenRows<T, Stored> rows(const Operand& operand, int64_t channels) {
-    return TokenRows<T, Stored>(tensor<Stored>(operand, channels));
+TokenRows<T, Stored> rows(const Operand& operand, const Problem& p) {
+    return TokenRows<T, Stored>(tensor<Stored>(operand, p.channels));
 }
 
 template <typename T, typename Stored>
-EfficientAdditiveInputs<T, Stored> inputs(const EfficientAdditiveProblem& p, const Operand* o, const void* weight) {
-    return {p, rows<T, const Stored>(o[0], p.channels), rows<T, const Stored>(o[1], p.channels), static_cast<const T*>(weight)};
+Inputs<T, Stored> inputs(const Problem& p, const Operand* o, const void* weight) {
+    return {p, rows<T, const Stored>(o[0], p), rows<T, const Stored>(o[1], p), static_cast<const T*>(weight)};
 }
 
-}  // namespace
-
-// operands: query, key; out and unit queries to write.
-REGARD_EXPORT int regard_efficient_additive_forward(int64_t dtype, const EfficientAdditiveProblem* problem, const Operand* o,
+// Operands: query, key; the output and the unit queries, to write.
+REGARD_EXPORT int regard_efficient_additive_forward(int64_t dtype, const Problem* problem, const Operand* o,
                                                     const void* weight) {
     return for_dtype(dtype, [&](auto value, auto stored) {
         using T = decltype(value);
         using Stored = decltype(stored);
-        efficient_additive_forward<T, Stored>(inputs<T, Stored>(*problem, o, weight), rows<T, Stored>(o[2], problem->channels),
-                                              rows<T, Stored>(o[3], problem->channels));
+        forward<T, Stored>(inputs<T, Stored>(*problem, o, weight), rows<T, Stored>(o[2], *problem),
+                           rows<T, Stored>(o[3], *problem));
     });
 }
 
-// operands: query, key, gradients of out and of the unit queries; gradients of query and key to write.
-REGARD_EXPORT int regard_efficient_additive_backward(int64_t dtype, const EfficientAdditiveProblem* problem, const Operand* o,
-                                                     const void* weight, void* weight_gradient) {
+// Operands: query, key, gradients of the output and of the unit queries; gradients of query and key, to write. The last
+// argument is the gradient of the weight, to write.
+REGARD_EXPORT int regard_efficient_additive_backward(int64_t dtype, const Problem* problem, const Operand* o,
+                                                     const void* weight, void* weight_grad) {
     return for_dtype(dtype, [&](auto value, auto stored) {
         using T = decltype(value);
         using Stored = decltype(stored);
-        const int64_t channels = problem->channels;
-        const EfficientAdditiveGradients<T, Stored> gradients{
-            rows<T, const Stored>(o[2], channels), rows<T, const Stored>(o[3], channels), rows<T, Stored>(o[4], channels),
-            rows<T, Stored>(o[5], channels), static_cast<T*>(weight_gradient)};
-        efficient_additive_backward<T, Stored>(inputs<T, Stored>(*problem, o, weight), gradients);
+        const Grads<T, Stored> grads{rows<T, const Stored>(o[2], *problem), rows<T, const Stored>(o[3], *problem),
+                                     rows<T, Stored>(o[4], *problem), rows<T, Stored>(o[5], *problem),
+                                     static_cast<T*>(weight_grad)};
+        backward<T, Stored>(inputs<T, Stored>(*problem, o, weight), grads);
     });
 }
+
+}  // namespace regard::efficient_additive

@@ -1,52 +1,71 @@
 // Talking-heads attention on the CPU, forward and backward, over tokens [B, N, heads, channels].
 //
-// A unit of work is a block of queries: the logits of all its heads stay in the cache, and mix, softmax and second mix go
-// over them row by row. Keys and values are laid out for the products once. The first mix's bias is the same for all keys
-// and cancels in the softmax; the second one's adds a multiple of the values' sum. The backward pass computes the weights
-// again per block; gradients of keys and values are collected per thread and added in the threads' order.
+// A unit of work is a block of queries. The logits of all its heads stay in the cache, and first mix, softmax and
+// second mix go over them row by row. Keys and values are copied once per batch entry, in the layout of the products.
+// The bias of the first mix is the same for all keys and cancels in the softmax; that of the second mix adds a multiple
+// of the sum of the values. The backward pass computes the weights of a block again. Gradients of keys and values are
+// collected per thread and added in the order of the threads.
+#include <cmath>
+
 #include "block.h"
 
-namespace regard {
+namespace regard::talking_heads {
 
-constexpr int64_t kForwardBytes = 768 * 1024;        // of a block's logits
-constexpr int64_t kBackwardBytes = 7 * 1024 * 1024;  // of logits and of their gradients: many rows share a pass over all keys
+constexpr int64_t kForwardBytes = 768 * 1024;  // of a block's logits
+// Of a block's logits and their gradients. Blocks are large, since each goes over all keys.
+constexpr int64_t kBackwardBytes = 7 * 1024 * 1024;
 
-// Adds to every channel of a head's result what the second mix's bias contributes.
+// What the bias of the second mix adds to the output: a multiple of the sum of each head's values.
 template <typename T>
-void add_constant(T* rows, int64_t count, int64_t pitch, T factor, const T* sum) {
-    for (int64_t r = 0; r < count; ++r) {
-        for (int64_t c = 0; c < pitch; c += kLanes<T>) {
-            store(rows + r * pitch + c, load(rows + r * pitch + c) + load(sum + c) * factor);
+struct BiasTerms {
+    const T* bias;  // [value_heads], or null
+    int64_t pitch = 0;
+    std::vector<T> sums;         // [value_heads][pitch]
+    std::vector<bool> is_exact;  // whether bias * sum is finite; if not, the bias must be added to each weight
+
+    BiasTerms(const T* bias, Heads<T>& values, const Problem& p) : bias(bias), pitch(values.pitch) {
+        if (!bias) return;
+        sums.resize(size_t(p.value_heads * pitch));
+        for (int64_t head = 0; head < p.value_heads; ++head) {
+            T not_finite = 0;
+            for (int64_t c = 0; c < pitch; ++c) {
+                double sum = 0;
+                for (int64_t t = 0; t < p.keys; ++t) sum += values.of(head)[t * pitch + c];
+                sums[size_t(head * pitch + c)] = T(sum);
+                not_finite += bias[head] * T(sum) * T(0);
+            }
+            is_exact.push_back(not_finite == 0);
         }
     }
-}
+    const T* of(int64_t head) const { return sums.data() + head * pitch; }
 
-template <typename T>
-std::vector<T> sums_over_tokens(Heads<T>& values, int64_t heads, int64_t tokens) {
-    std::vector<T> sums(size_t(heads * values.pitch));
-    for (int64_t head = 0; head < heads; ++head) {
-        for (int64_t c = 0; c < values.pitch; ++c) {
-            double sum = 0;
-            for (int64_t t = 0; t < tokens; ++t) sum += values.of(head)[t * values.pitch + c];
-            sums[size_t(head * values.pitch + c)] = T(sum);
+    void add_to_weights(T* weights, int64_t count, int64_t head) const {
+        for (int64_t i = 0; i < count; ++i) weights[i] += bias[head];
+    }
+    void add_to_rows(T* rows, int64_t count, int64_t head) const {
+        const T* const sum = of(head);
+        for (int64_t r = 0; r < count; ++r) {
+            for (int64_t c = 0; c < pitch; c += kLanes<T>) {
+                store(rows + r * pitch + c, load(rows + r * pitch + c) + load(sum + c) * bias[head]);
+            }
         }
     }
-    return sums;
-}
+};
 
 template <typename T, typename Stored>
-void talking_forward(const TalkingInputs<T, Stored>& in, Tensor<Stored> out) {
-    const TalkingProblem& p = in.problem;
-    const int64_t rows = QueryBlock<T, Stored>::most_rows(p, kForwardBytes), blocks = (p.queries + rows - 1) / rows;
+void forward(const Inputs<T, Stored>& in, Tensor<Stored> out) {
+    const Problem& p = in.problem;
+    const int64_t rows = QueryBlock<T, Stored>::rows_per_block(p, kForwardBytes),
+                  blocks = (p.queries + rows - 1) / rows;
     Heads<T> keys(p.key_heads, p.keys, p.query_dim, true), values(p.value_heads, p.keys, p.value_dim, false);
     for (int64_t batch = 0; batch < p.batch; ++batch) {
         fill(keys, in.key, batch, p.key_heads, p.keys, true, p.threads);
         fill(values, in.value, batch, p.value_heads, p.keys, false, p.threads);
-        const std::vector<T> sums = in.weights_bias ? sums_over_tokens(values, p.value_heads, p.keys) : std::vector<T>();
+        const BiasTerms<T> terms(in.weights_bias, values, p);
         in_parallel(blocks, p.threads, [&](int, int64_t unit, int64_t end) {
-            Pieces<T> pieces(QueryBlock<T, Stored>::elements(p, rows) + rows * values.pitch);
-            QueryBlock<T, Stored> block(in, rows, pieces);
-            T* const result = pieces.take(rows * values.pitch);
+            Scratch<T> scratch(QueryBlock<T, Stored>::elements(p, rows) + rows * values.pitch);
+            QueryBlock<T, Stored> block(in, rows, scratch);
+            T* const result = scratch.take(rows * values.pitch);
             for (; unit < end; ++unit) {
                 const int64_t first = unit * rows, count = std::min(rows, p.queries - first);
                 block.enter(batch, first, count, keys);
@@ -55,12 +74,16 @@ void talking_forward(const TalkingInputs<T, Stored>& in, Tensor<Stored> out) {
                     block.mix_weights(r, false);
                 }
                 for (int64_t head = 0; head < p.value_heads; ++head) {
-                    product<T>({block.logits + head * block.plane, block.pitch, 1}, values.of(head), values.pitch, result,
-                               values.pitch, count, values.pitch, p.keys);
-                    if (in.weights_bias) add_constant(result, count, values.pitch, in.weights_bias[head], sums.data() + head * values.pitch);
+                    T* const weights = block.logits + head * block.plane;
+                    const bool is_exact = !terms.bias || terms.is_exact[size_t(head)];
+                    if (!is_exact) terms.add_to_weights(weights, count * block.pitch, head);
+                    product<T>({weights, block.pitch, 1}, values.of(head), values.pitch, result, values.pitch, count,
+                               values.pitch, p.keys);
+                    if (terms.bias && is_exact) terms.add_to_rows(result, count, head);
                     Stored* const to = out.data + batch * out.strides[0] + head * out.strides[4];
                     for (int64_t r = 0; r < count; ++r) {
-                        write_channels<T>(result + r * values.pitch, to + (first + r) * out.strides[3], out.channels, out.strides[5], T(1));
+                        write_channels<T>(result + r * values.pitch, to + (first + r) * out.strides[3], out.channels,
+                                          out.strides[5], T(1));
                     }
                 }
             }
@@ -68,197 +91,262 @@ void talking_forward(const TalkingInputs<T, Stored>& in, Tensor<Stored> out) {
     }
 }
 
-// out[i][j] += sum over columns of left[i] * right[j], planes of `pitch` and `columns` columns.
+// Adds dot products of planes: out[i][j] += sum over `columns` columns of left[i] * right[j].
 template <typename T>
-void add_products(const T* left, int64_t left_plane, int64_t m, const T* right, int64_t right_plane, int64_t k, int64_t columns,
-                  double* out) {
+void add_products(const T* left, int64_t left_plane, int64_t m, const T* right, int64_t right_plane, int64_t k,
+                  int64_t columns, double* out) {
     constexpr int lanes = kLanes<T>;
     for (int64_t i = 0; i < m; i += 2) {
         for (int64_t j = 0; j < k; j += 4) {
-            const int64_t rows = std::min<int64_t>(2, m - i), some = std::min<int64_t>(4, k - j);
+            const int64_t rows = std::min<int64_t>(2, m - i), others = std::min<int64_t>(4, k - j);
             Vector<T> sums[2][4] = {};
             for (int64_t c = 0; c < columns; c += lanes) {
                 for (int64_t a = 0; a < rows; ++a) {
-                    const Vector<T> one = load(left + (i + a) * left_plane + c);
-                    for (int64_t b = 0; b < some; ++b) sums[a][b] += one * load(right + (j + b) * right_plane + c);
+                    const Vector<T> values = load(left + (i + a) * left_plane + c);
+                    for (int64_t b = 0; b < others; ++b) sums[a][b] += values * load(right + (j + b) * right_plane + c);
                 }
             }
             for (int64_t a = 0; a < rows; ++a) {
-                for (int64_t b = 0; b < some; ++b) out[(i + a) * k + j + b] += total<T>(sums[a][b]);
+                for (int64_t b = 0; b < others; ++b) out[(i + a) * k + j + b] += sum_lanes<T>(sums[a][b]);
             }
         }
     }
 }
 
 template <typename T, typename Stored>
-struct TalkingGradients {
+struct Grads {
     Tensor<const Stored> out;
     Tensor<Stored> query, key, value;
     T *logits_mix, *weights_mix, *weights_bias;
 };
 
-// What one thread collects: gradients of keys and values of a batch entry, and of the mixes of all.
+// The sums of one thread: gradients of keys and values of the current batch entry, and of the mixes of all entries.
 template <typename T>
 struct Collected {
     std::vector<T> key, value;
     std::vector<double> logits_mix, weights_mix, weights_bias;
 };
 
-template <typename T>
-void clear(std::vector<T>& values, int64_t size) {
-    values.assign(size_t(size), T(0));
-}
-
-// Turns one row's gradients of mixed weights, in `slopes`, into those of the logits, and collects those of the mixes.
+// Turns one row's gradients of mixed weights, in `grads`, into those of the logits, and adds those of the mixes to
+// `collected`.
 template <typename T, typename Stored>
-void slopes_of_row(QueryBlock<T, Stored>& block, int64_t r, T* slopes, T* row_slopes, Collected<T>& collected) {
+void backward_row(QueryBlock<T, Stored>& block, int64_t r, T* grads, T* row_grads, Collected<T>& collected) {
     constexpr int n = kLanes<T>;
-    const TalkingProblem& p = block.in.problem;
-    T* const mine = slopes + r * block.pitch;
+    const Problem& p = block.in.problem;
+    T* const mixed = grads + r * block.pitch;
     for (int64_t head = 0; head < p.heads; ++head) {
         T* const weights = block.row + head * block.pitch;
         for (int64_t k = 0; k < block.pitch; k += n) store(weights + k, load(weights + k) / block.totals[head]);
     }
-    add_products<T>(mine, block.plane, p.value_heads, block.row, block.pitch, p.heads, block.pitch, collected.weights_mix.data());
-    product<T>({block.in.weights_mix, 1, p.heads}, mine, block.plane, row_slopes, block.pitch, p.heads, block.pitch, p.value_heads);
+    add_products<T>(mixed, block.plane, p.value_heads, block.row, block.pitch, p.heads, block.pitch,
+                    collected.weights_mix.data());
+    product<T>({block.in.weights_mix, 1, p.heads}, mixed, block.plane, row_grads, block.pitch, p.heads, block.pitch,
+               p.value_heads);
     for (int64_t head = 0; head < p.heads; ++head) {
-        T *const weights = block.row + head * block.pitch, *const slope = row_slopes + head * block.pitch;
+        T *const weights = block.row + head * block.pitch, *const grad = row_grads + head * block.pitch;
         Vector<T> sums[4] = {};
-        for (int64_t k = 0; k < block.pitch; k += n) sums[k / n % 4] += load(weights + k) * load(slope + k);
-        const T mean = total<T>((sums[0] + sums[1]) + (sums[2] + sums[3]));
-        for (int64_t k = 0; k < block.pitch; k += n) store(slope + k, load(weights + k) * (load(slope + k) - mean));
+        for (int64_t k = 0; k < block.pitch; k += n) sums[k / n % 4] += load(weights + k) * load(grad + k);
+        const T mean = sum_lanes<T>((sums[0] + sums[1]) + (sums[2] + sums[3]));
+        for (int64_t k = 0; k < block.pitch; k += n) store(grad + k, load(weights + k) * (load(grad + k) - mean));
     }
-    add_products<T>(row_slopes, block.pitch, p.heads, block.logits + r * block.pitch, block.plane, p.key_heads, block.pitch,
-                    collected.logits_mix.data());
-    product<T>({block.in.logits_mix, 1, p.key_heads}, row_slopes, block.pitch, mine, block.plane, p.key_heads, block.pitch, p.heads);
+    add_products<T>(row_grads, block.pitch, p.heads, block.logits + r * block.pitch, block.plane, p.key_heads,
+                    block.pitch, collected.logits_mix.data());
+    product<T>({block.in.logits_mix, 1, p.key_heads}, row_grads, block.pitch, mixed, block.plane, p.key_heads,
+               block.pitch, p.heads);
 }
 
-// Adds the threads' gradients of keys and values up, in the threads' order, and empties them.
-template <typename T, typename Stored>
-void write_collected(const TalkingProblem& p, int64_t batch, const TalkingGradients<T, Stored>& gradients,
-                     std::vector<Collected<T>>& collected, const Heads<T>& key_rows, const Heads<T>& value_rows) {
-    const auto write = [&](Tensor<Stored> tensor, const Heads<T>& heads, int64_t count, auto member) {
-        in_parallel(count, p.threads, [&](int, int64_t head, int64_t end) {
-            std::vector<T> row(size_t(heads.pitch));
-            for (; head < end; ++head) {
-                Stored* const to = tensor.data + batch * tensor.strides[0] + head * tensor.strides[4];
-                for (int64_t t = 0; t < p.keys; ++t) {
-                    std::fill(row.begin(), row.end(), T(0));
-                    for (const auto& one : collected) {
-                        const std::vector<T>& values = one.*member;
-                        for (int64_t c = 0; !values.empty() && c < heads.pitch; ++c) row[size_t(c)] += values[size_t(head * heads.size + t * heads.pitch + c)];
-                    }
-                    write_channels<T>(row.data(), to + t * tensor.strides[3], tensor.channels, tensor.strides[5], T(1));
-                }
-            }
-        });
-    };
-    write(gradients.key, key_rows, p.key_heads, &Collected<T>::key);
-    write(gradients.value, value_rows, p.value_heads, &Collected<T>::value);
-    for (auto& one : collected) {
-        one.key.clear();
-        one.value.clear();
-    }
-}
+// Copies of the keys and values of one batch entry: transposed, and as rows.
+template <typename T>
+struct KeysAndValues {
+    Heads<T> keys, key_rows, values, value_rows;
 
-template <typename T, typename Stored>
-void talking_backward(const TalkingInputs<T, Stored>& in, const TalkingGradients<T, Stored>& gradients) {
-    const TalkingProblem& p = in.problem;
-    const int64_t rows = QueryBlock<T, Stored>::most_rows(p, kBackwardBytes / 2), blocks = (p.queries + rows - 1) / rows;
-    Heads<T> keys(p.key_heads, p.keys, p.query_dim, true), key_rows(p.key_heads, p.keys, p.query_dim, false);
-    Heads<T> values(p.value_heads, p.keys, p.value_dim, true), value_rows(p.value_heads, p.keys, p.value_dim, false);
-    std::vector<Collected<T>> collected(size_t(p.threads));
-    for (auto& one : collected) {
-        clear(one.logits_mix, p.heads * p.key_heads);
-        clear(one.weights_mix, p.value_heads * p.heads);
-        clear(one.weights_bias, p.value_heads);
-    }
-    for (int64_t batch = 0; batch < p.batch; ++batch) {
+    explicit KeysAndValues(const Problem& p)
+        : keys(p.key_heads, p.keys, p.query_dim, true),
+          key_rows(p.key_heads, p.keys, p.query_dim, false),
+          values(p.value_heads, p.keys, p.value_dim, true),
+          value_rows(p.value_heads, p.keys, p.value_dim, false) {}
+
+    template <typename Stored>
+    void enter(const Inputs<T, Stored>& in, int64_t batch) {
+        const Problem& p = in.problem;
         fill(keys, in.key, batch, p.key_heads, p.keys, true, p.threads);
         fill(key_rows, in.key, batch, p.key_heads, p.keys, false, p.threads);
         fill(values, in.value, batch, p.value_heads, p.keys, true, p.threads);
         fill(value_rows, in.value, batch, p.value_heads, p.keys, false, p.threads);
-        const std::vector<T> sums = sums_over_tokens(value_rows, p.value_heads, p.keys);
-        in_parallel(blocks, p.threads, [&](int thread, int64_t unit, int64_t end) {
-            const int64_t value_pitch = value_rows.pitch, query_pitch = key_rows.pitch;
-            Collected<T>& mine = collected[size_t(thread)];
-            clear(mine.key, p.key_heads * key_rows.size);
-            clear(mine.value, p.value_heads * value_rows.size);
-            const int64_t pitch = whole_vectors<T>(p.keys), planes = QueryBlock<T, Stored>::planes(p);
-            Pieces<T> pieces(QueryBlock<T, Stored>::elements(p, rows) + (planes * rows + p.heads) * pitch +
-                             p.value_heads * rows * value_pitch + rows * query_pitch);
-            QueryBlock<T, Stored> block(in, rows, pieces);
-            T *const slopes = pieces.take(planes * block.plane), *const row_slopes = pieces.take(p.heads * pitch);
-            T *const outs = pieces.take(p.value_heads * rows * value_pitch), *const result = pieces.take(rows * query_pitch);
-            for (; unit < end; ++unit) {
-                const int64_t first = unit * rows, count = std::min(rows, p.queries - first);
-                block.enter(batch, first, count, keys);
-                for (int64_t head = 0; head < p.value_heads; ++head) {
-                    T* const out = outs + head * rows * value_pitch;
-                    const auto tensor = gradients.out;
-                    const Stored* const from = tensor.data + batch * tensor.strides[0] + head * tensor.strides[4];
-                    for (int64_t r = 0; r < count; ++r) {
-                        read_channels<T>(out + r * value_pitch, value_pitch, from + (first + r) * tensor.strides[3],
-                                         tensor.channels, tensor.strides[5], T(1));
-                        for (int64_t c = 0; c < tensor.channels; ++c) {
-                            mine.weights_bias[size_t(head)] += double(out[r * value_pitch + c]) * sums[size_t(head * value_pitch + c)];
-                        }
-                    }
-                    product<T>({out, value_pitch, 1}, values.of(head), pitch, slopes + head * block.plane, pitch, count, pitch, p.value_dim);
-                }
-                for (int64_t r = 0; r < count; ++r) {
-                    block.softmax(r);
-                    slopes_of_row(block, r, slopes, row_slopes, mine);
-                    block.mix_weights(r, true);
-                }
-                for (int64_t head = 0; head < p.value_heads; ++head) {
-                    T *const weights = block.logits + head * block.plane, *const out = outs + head * rows * value_pitch;
-                    if (in.weights_bias) {
-                        for (int64_t i = 0; i < count * pitch; ++i) weights[i] += in.weights_bias[head];
-                    }
-                    product<T>({weights, 1, pitch}, out, value_pitch, mine.value.data() + head * value_rows.size, value_pitch,
-                               p.keys, value_pitch, count, true);
-                }
-                for (int64_t head = 0; head < p.key_heads; ++head) {
-                    T *const slope = slopes + head * block.plane, *const query = block.query + head * rows * query_pitch;
-                    product<T>({slope, 1, pitch}, query, query_pitch, mine.key.data() + head * key_rows.size, query_pitch,
-                               p.keys, query_pitch, count, true);
-                    product<T>({slope, pitch, 1}, key_rows.of(head), query_pitch, result, query_pitch, count, query_pitch, p.keys);
-                    const auto tensor = gradients.query;
-                    Stored* const to = tensor.data + batch * tensor.strides[0] + head * tensor.strides[4];
-                    for (int64_t r = 0; r < count; ++r) {
-                        write_channels<T>(result + r * query_pitch, to + (first + r) * tensor.strides[3], tensor.channels,
-                                          tensor.strides[5], T(p.scale));
-                    }
-                }
-            }
-        });
-        write_collected(p, batch, gradients, collected, key_rows, value_rows);
     }
-    const auto add_up = [&](T* to, int64_t size, auto member) {
-        for (int64_t i = 0; to && i < size; ++i) {
-            double sum = 0;
-            for (const auto& one : collected) sum += (one.*member)[size_t(i)];
-            to[i] = T(sum);
+};
+
+// Writes one gradient of keys or values: the sum over the threads, in their order.
+template <typename T, typename Stored, typename Member>
+void write_sum(const Problem& p, int64_t batch, Tensor<Stored> tensor, const Heads<T>& heads, int64_t count,
+               const std::vector<Collected<T>>& collected, Member member) {
+    in_parallel(count, p.threads, [&](int, int64_t head, int64_t end) {
+        std::vector<T> row(size_t(heads.pitch));
+        for (; head < end; ++head) {
+            Stored* const to = tensor.data + batch * tensor.strides[0] + head * tensor.strides[4];
+            for (int64_t t = 0; t < p.keys; ++t) {
+                std::fill(row.begin(), row.end(), T(0));
+                for (const Collected<T>& one : collected) {
+                    const std::vector<T>& values = one.*member;
+                    if (values.empty()) continue;
+                    const T* const from = values.data() + head * heads.size + t * heads.pitch;
+                    for (int64_t c = 0; c < heads.pitch; ++c) row[size_t(c)] += from[c];
+                }
+                write_channels<T>(row.data(), to + t * tensor.strides[3], tensor.channels, tensor.strides[5], T(1));
+            }
         }
-    };
-    add_up(gradients.logits_mix, p.heads * p.key_heads, &Collected<T>::logits_mix);
-    add_up(gradients.weights_mix, p.value_heads * p.heads, &Collected<T>::weights_mix);
-    add_up(gradients.weights_bias, p.value_heads, &Collected<T>::weights_bias);
+    });
 }
 
-}  // namespace regard
+// The backward pass of one thread over blocks of queries of one batch entry.
+template <typename T, typename Stored>
+struct Backward {
+    const Inputs<T, Stored>& in;
+    const Grads<T, Stored>& grads;
+    KeysAndValues<T>& tokens;
+    const BiasTerms<T>& terms;
+    Collected<T>& collected;
+    int64_t batch, rows, pitch, query_pitch, value_pitch;
+    Scratch<T> scratch;
+    QueryBlock<T, Stored> block;
+    T *weight_grads, *row_grads, *outs, *result;
 
-namespace {
+    Backward(const Inputs<T, Stored>& in, const Grads<T, Stored>& grads, KeysAndValues<T>& tokens,
+             const BiasTerms<T>& terms, Collected<T>& collected, int64_t batch, int64_t rows)
+        : in(in),
+          grads(grads),
+          tokens(tokens),
+          terms(terms),
+          collected(collected),
+          batch(batch),
+          rows(rows),
+          pitch(padded_size<T>(in.problem.keys)),
+          query_pitch(tokens.key_rows.pitch),
+          value_pitch(tokens.value_rows.pitch),
+          scratch(elements()),
+          block(in, rows, scratch),
+          weight_grads(scratch.take(QueryBlock<T, Stored>::planes(in.problem) * block.plane)),
+          row_grads(scratch.take(in.problem.heads * pitch)),
+          outs(scratch.take(in.problem.value_heads * rows * value_pitch)),
+          result(scratch.take(rows * query_pitch)) {
+        collected.key.assign(size_t(in.problem.key_heads * tokens.key_rows.size), T(0));
+        collected.value.assign(size_t(in.problem.value_heads * tokens.value_rows.size), T(0));
+    }
+    int64_t elements() const {
+        const Problem& p = in.problem;
+        return QueryBlock<T, Stored>::elements(p, rows) + (QueryBlock<T, Stored>::planes(p) * rows + p.heads) * pitch +
+               p.value_heads * rows * value_pitch + rows * query_pitch;
+    }
+    void compute(int64_t unit) {
+        const int64_t first = unit * rows, count = std::min(rows, in.problem.queries - first);
+        block.enter(batch, first, count, tokens.keys);
+        for (int64_t head = 0; head < in.problem.value_heads; ++head) backward_out(head, first, count);
+        for (int64_t r = 0; r < count; ++r) {
+            block.softmax(r);
+            backward_row(block, r, weight_grads, row_grads, collected);
+            block.mix_weights(r, true);
+        }
+        for (int64_t head = 0; head < in.problem.value_heads; ++head) backward_value(head, count);
+        for (int64_t head = 0; head < in.problem.key_heads; ++head) backward_logits(head, first, count);
+    }
 
-using namespace regard;
+   private:
+    // Reads the gradients of a head's output, and computes those of its mixed weights and of the second mix's bias.
+    void backward_out(int64_t head, int64_t first, int64_t count) {
+        const int64_t keys = in.problem.keys;
+        const Tensor<const Stored>& tensor = grads.out;
+        const Stored* const from = tensor.data + batch * tensor.strides[0] + head * tensor.strides[4];
+        T *const out = outs + head * rows * value_pitch, *const grad = weight_grads + head * block.plane;
+        for (int64_t r = 0; r < count; ++r) {
+            read_channels<T>(out + r * value_pitch, value_pitch, from + (first + r) * tensor.strides[3],
+                             tensor.channels, tensor.strides[5], T(1));
+        }
+        product<T>({out, value_pitch, 1}, tokens.values.of(head), pitch, grad, pitch, count, pitch,
+                   in.problem.value_dim);
+        const Padding<T> padding(keys);
+        for (int64_t r = 0; r < count; ++r) {
+            T* const row = grad + r * pitch;
+            padding.clear(row);  // times a weight of 0, infinities would become NaN
+            if (!terms.bias) continue;
+            double sum = 0;
+            for (int64_t c = 0; c < value_pitch; ++c) sum += double(out[r * value_pitch + c]) * terms.of(head)[c];
+            if (!std::isfinite(sum)) {  // infinities of both signs must meet, as in the definition
+                sum = 0;
+                for (int64_t k = 0; k < keys; ++k) sum += row[k];
+            }
+            collected.weights_bias[size_t(head)] += sum;
+        }
+    }
+    void backward_value(int64_t head, int64_t count) {
+        T *const weights = block.logits + head * block.plane, *const out = outs + head * rows * value_pitch;
+        if (terms.bias) terms.add_to_weights(weights, count * pitch, head);
+        product<T>({weights, 1, pitch}, out, value_pitch, collected.value.data() + head * tokens.value_rows.size,
+                   value_pitch, in.problem.keys, value_pitch, count, true);
+    }
+    // Computes the gradients of one head's keys and queries from those of its logits.
+    void backward_logits(int64_t head, int64_t first, int64_t count) {
+        const int64_t keys = in.problem.keys;
+        T *const grad = weight_grads + head * block.plane, *const query = block.query + head * rows * query_pitch;
+        product<T>({grad, 1, pitch}, query, query_pitch, collected.key.data() + head * tokens.key_rows.size,
+                   query_pitch, keys, query_pitch, count, true);
+        product<T>({grad, pitch, 1}, tokens.key_rows.of(head), query_pitch, result, query_pitch, count, query_pitch,
+                   keys);
+        const Tensor<Stored>& tensor = grads.query;
+        Stored* const to = tensor.data + batch * tensor.strides[0] + head * tensor.strides[4];
+        for (int64_t r = 0; r < count; ++r) {
+            write_channels<T>(result + r * query_pitch, to + (first + r) * tensor.strides[3], tensor.channels,
+                              tensor.strides[5], T(in.problem.scale));
+        }
+    }
+};
+
+// Writes the sum of all threads' gradients of a mix or bias, if it is wanted.
+template <typename T, typename Member>
+void write_mix(T* to, int64_t size, const std::vector<Collected<T>>& collected, Member member) {
+    for (int64_t i = 0; to && i < size; ++i) {
+        double sum = 0;
+        for (const Collected<T>& one : collected) sum += (one.*member)[size_t(i)];
+        to[i] = T(sum);
+    }
+}
+
+template <typename T, typename Stored>
+void backward(const Inputs<T, Stored>& in, const Grads<T, Stored>& grads) {
+    const Problem& p = in.problem;
+    const int64_t rows = QueryBlock<T, Stored>::rows_per_block(p, kBackwardBytes / 2);
+    const int64_t blocks = (p.queries + rows - 1) / rows;
+    KeysAndValues<T> tokens(p);
+    std::vector<Collected<T>> collected(size_t(p.threads));
+    for (Collected<T>& one : collected) {
+        one.logits_mix.resize(size_t(p.heads * p.key_heads));
+        one.weights_mix.resize(size_t(p.value_heads * p.heads));
+        one.weights_bias.resize(size_t(p.value_heads));
+    }
+    for (int64_t batch = 0; batch < p.batch; ++batch) {
+        tokens.enter(in, batch);
+        const BiasTerms<T> terms(in.weights_bias, tokens.value_rows, p);
+        in_parallel(blocks, p.threads, [&](int thread, int64_t unit, int64_t end) {
+            Backward<T, Stored> pass(in, grads, tokens, terms, collected[size_t(thread)], batch, rows);
+            for (; unit < end; ++unit) pass.compute(unit);
+        });
+        write_sum(p, batch, grads.key, tokens.key_rows, p.key_heads, collected, &Collected<T>::key);
+        write_sum(p, batch, grads.value, tokens.value_rows, p.value_heads, collected, &Collected<T>::value);
+        for (Collected<T>& one : collected) {
+            one.key.clear();
+            one.value.clear();
+        }
+    }
+    write_mix(grads.logits_mix, p.heads * p.key_heads, collected, &Collected<T>::logits_mix);
+    write_mix(grads.weights_mix, p.value_heads * p.heads, collected, &Collected<T>::weights_mix);
+    write_mix(grads.weights_bias, p.value_heads, collected, &Collected<T>::weights_bias);
+}
 
 struct Mixes {
     const void *logits, *weights, *bias;
 };
 
 template <typename T, typename Stored>
-TalkingInputs<T, Stored> inputs(const TalkingProblem& p, const Operand* o, const Mixes& mixes) {
+Inputs<T, Stored> inputs(const Problem& p, const Operand* o, const Mixes& mixes) {
     return {p,
             tensor<const Stored>(o[0], p.query_dim),
             tensor<const Stored>(o[1], p.query_dim),
@@ -268,31 +356,36 @@ TalkingInputs<T, Stored> inputs(const TalkingProblem& p, const Operand* o, const
             static_cast<const T*>(mixes.bias)};
 }
 
-}  // namespace
-
-// operands: query, key, value, out. The mixes are contiguous; the bias of the second may be null.
-REGARD_EXPORT int regard_talking_heads_forward(int64_t dtype, const TalkingProblem* problem, const Operand* o, const void* logits_mix,
-                                               const void* weights_mix, const void* weights_bias) {
+// Operands: query, key, value; the output, to write. The mixes are contiguous; the bias of the second mix may be null.
+REGARD_EXPORT int regard_talking_heads_forward(int64_t dtype, const Problem* problem, const Operand* o,
+                                               const void* logits_mix, const void* weights_mix,
+                                               const void* weights_bias) {
     return for_dtype(dtype, [&](auto value, auto stored) {
         using T = decltype(value);
         using Stored = decltype(stored);
-        talking_forward<T, Stored>(inputs<T, Stored>(*problem, o, {logits_mix, weights_mix, weights_bias}),
-                                   tensor<Stored>(o[3], problem->value_dim));
+        forward<T, Stored>(inputs<T, Stored>(*problem, o, {logits_mix, weights_mix, weights_bias}),
+                           tensor<Stored>(o[3], problem->value_dim));
     });
 }
 
-// operands: query, key, value, gradient of out; gradients of query, key, value to write. Then the gradients of the mixes.
-REGARD_EXPORT int regard_talking_heads_backward(int64_t dtype, const TalkingProblem* problem, const Operand* o, const void* logits_mix,
-                                                const void* weights_mix, const void* weights_bias, void* logits_mix_gradient,
-                                                void* weights_mix_gradient, void* weights_bias_gradient) {
+// Operands: query, key, value, gradient of the output; gradients of query, key and value, to write. The last three
+// arguments are the gradients of the mixes and of the bias, to write; the last one may be null.
+REGARD_EXPORT int regard_talking_heads_backward(int64_t dtype, const Problem* problem, const Operand* o,
+                                                const void* logits_mix, const void* weights_mix,
+                                                const void* weights_bias, void* logits_mix_grad, void* weights_mix_grad,
+                                                void* weights_bias_grad) {
     return for_dtype(dtype, [&](auto value, auto stored) {
         using T = decltype(value);
         using Stored = decltype(stored);
-        const TalkingGradients<T, Stored> gradients{
-            tensor<const Stored>(o[3], problem->value_dim), tensor<Stored>(o[4], problem->query_dim),
-            tensor<Stored>(o[5], problem->query_dim),       tensor<Stored>(o[6], problem->value_dim),
-            static_cast<T*>(logits_mix_gradient),           static_cast<T*>(weights_mix_gradient),
-            static_cast<T*>(weights_bias_gradient)};
-        talking_backward<T, Stored>(inputs<T, Stored>(*problem, o, {logits_mix, weights_mix, weights_bias}), gradients);
+        const Grads<T, Stored> grads{tensor<const Stored>(o[3], problem->value_dim),
+                                     tensor<Stored>(o[4], problem->query_dim),
+                                     tensor<Stored>(o[5], problem->query_dim),
+                                     tensor<Stored>(o[6], problem->value_dim),
+                                     static_cast<T*>(logits_mix_grad),
+                                     static_cast<T*>(weights_mix_grad),
+                                     static_cast<T*>(weights_bias_grad)};
+        backward<T, Stored>(inputs<T, Stored>(*problem, o, {logits_mix, weights_mix, weights_bias}), grads);
     });
 }
+
+}  // namespace regard::talking_heads
