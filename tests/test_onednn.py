@@ -12,8 +12,7 @@ from torch.nn.utils import parametrizations
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from regard import onednn
-from regard.onednn import EvenLinear, PackedConv2d, PackedLinear, dense
+from regard.onednn import EvenLinear, PackedConv2d, PackedLinear, dense, linear, packed, product
 
 CALLS = {
     "alone": {},
@@ -28,22 +27,22 @@ CALLS = {
 
 @pytest.fixture(autouse=True)
 def small_products_pay(monkeypatch):
-    monkeypatch.setattr(onednn, "FEWEST", 0)
-    monkeypatch.setattr(onednn, "FEWEST_ALONE", 0)
+    monkeypatch.setattr(product, "MIN_PRODUCTS", 0)
+    monkeypatch.setattr(product, "MIN_PRODUCTS_PLAIN", 0)
 
 
 @pytest.fixture
 def served(monkeypatch):
-    """Which calls went to oneDNN."""
+    """For every dense layer that may run on oneDNN, whether it did."""
     answers = []
-    product = onednn._product
 
-    def listen(*args):
-        out = product(*args)
+    def record(*args):
+        out = product.product(*args)
         answers.append(out is not None)
         return out
 
-    monkeypatch.setattr(onednn, "_product", listen)
+    for module in (linear, packed):
+        monkeypatch.setattr(module, "product", record)
     return answers
 
 
@@ -89,10 +88,12 @@ def derived(layer):
 
 @pytest.mark.parametrize("change", [spectral, hooked, replaced, derived, lambda layer: nn.Sequential(layer, nn.ReLU())])
 def test_what_others_did_to_a_layer_counts(change, served):
-    layer, x = change(nn.Linear(20, 33)).eval(), torch.randn(2, 9, 20)
+    layer, x = nn.Linear(20, 33), torch.randn(2, 9, 20)
     with torch.no_grad():
+        dense(layer, x)
+        layer = change(layer).eval()
         assert torch.equal(dense(layer, x), layer(x))
-    assert served == [False]
+    assert served[0] and not any(served[1:])
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
@@ -169,9 +170,9 @@ def test_biases_of_other_strides_and_shapes(bias, served):
         assert torch.equal(layer(x), F.linear(x, layer.weight, bias))
     assert not any(served)
     layer, image = PackedConv2d(8, 33, 1), torch.randn(1, 8, 4, 4).to(memory_format=torch.channels_last)
-    assert layer._serves(image)
+    assert layer.supports(image)
     layer.bias = nn.Parameter(bias)
-    assert not layer._serves(image)
+    assert not layer.supports(image)
 
 
 @torch.no_grad()
@@ -306,12 +307,12 @@ def test_packed_convolutions_are_convolutions(name):
         for layout in (torch.channels_last, torch.contiguous_format):
             x = torch.randn(shape[0], sizes[0], *shape[1:]).contiguous(memory_format=layout)
             with torch.no_grad():
-                assert layer._serves(x) == (served and layout is torch.channels_last)
+                assert layer.supports(x) == (served and layout is torch.channels_last)
                 out, expected = layer(x), nn.Conv2d.forward(layer.double(), x.double())
                 layer.float()
             assert out.is_contiguous(memory_format=layout)
             assert (out - expected).abs().max() <= 4e-6
-    assert not layer._serves(x.requires_grad_())
+    assert not layer.supports(x.requires_grad_())
     x = torch.randn(1, sizes[0], 15, 17, requires_grad=True)
     layer(x).sum().backward()
     assert x.grad is not None
@@ -328,6 +329,6 @@ def test_convolutions_of_images_that_are_too_small():
 def test_small_products_are_pytorchs(served, monkeypatch):
     monkeypatch.undo()
     for tokens, expected in ((10, False), (200, False), (2000, True)):
-        product = onednn._product(nn.Linear(192, 192), torch.randn(1, tokens, 192))
-        assert (product is not None) == expected
-    assert onednn._product(nn.Linear(192, 768), torch.randn(1, 200, 192), True) is not None
+        out = product.product(nn.Linear(192, 192), torch.randn(1, tokens, 192))
+        assert (out is not None) == expected
+    assert product.product(nn.Linear(192, 768), torch.randn(1, 200, 192), True) is not None

@@ -1,6 +1,7 @@
-"""Models of others to operate on; they look trained: no parameter is zero, no layer scale hides what is under it."""
+"""Small upstream models that look trained: no parameter is zero, and no layer scale is close to zero."""
 
 import copy
+import functools
 
 import timm
 import torch
@@ -8,9 +9,15 @@ import transformers
 from timm.layers import Attention
 from torch import nn
 
+from budget import assert_within_budget, truth
+
 TIMM = {
     "cait_xxs24_224": ({"depth": 3, "img_size": 64}, "TalkingHeadAttn", 10),
-    "swin_tiny_patch4_window7_224": ({"depths": (2, 2)}, "SwinTransformerBlock", 8),
+    "swin_tiny_patch4_window7_224": (
+        {"depths": (2, 2), "img_size": 112, "embed_dim": 48, "num_heads": (3, 6)},
+        "SwinTransformerBlock",
+        8,
+    ),
     "swiftformer_xs": ({"layers": [2, 1, 1, 1]}, "EfficientAdditiveAttention", 4),
     "mobilevitv2_050": ({}, "LinearSelfAttention", 9),
     "deit_tiny_patch16_224": ({"depth": 2, "img_size": 64}, "Attention", 4),
@@ -52,14 +59,14 @@ MODELS = (*TIMM, *HF)
 
 
 def build(name):
-    """The model, a class that is replaced, and how many modules are."""
+    """Return the model, the name of a class that `fuse` replaces, and the number of all replaced modules."""
     torch.manual_seed(0)
     if name in TIMM:
         options, kind, times = TIMM[name]
         model = timm.create_model(name, num_classes=5, **options)
     else:
         factory, config, kind, times = HF[name]
-        model = factory(copy.deepcopy(config))  # models write into theirs
+        model = factory(copy.deepcopy(config))  # models change their config
     return animate(model).eval(), kind, times
 
 
@@ -76,17 +83,34 @@ def animate(model):
 
 
 def image(name, batch=2):
-    size = {"swin_tiny_patch4_window7_224": 224, "swiftformer_xs": 64, "mobilevitv2_050": 64, "swin": 100}.get(name, 64)
+    size = {"swin_tiny_patch4_window7_224": 112, "swiftformer_xs": 64, "mobilevitv2_050": 64, "swin": 100}.get(name, 64)
     return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
-def logits(model, x):
-    out = model(x)
+def logits(model, *inputs):
+    out = model(*inputs)
     return out if isinstance(out, torch.Tensor) else out.logits
 
 
+def truth_of(model, *inputs, **options):
+    """Return the exact outputs of an upstream model and their budget."""
+    model = copy.deepcopy(model).double()
+    return truth(lambda *inputs: logits(model, *inputs), *inputs, **options)
+
+
+@functools.cache
+def truth_of_build(name):
+    """Return the same for the model of that name and its image."""
+    return truth_of(build(name)[0], image(name))
+
+
+def assert_agrees(got, model, *inputs):
+    """Hold outputs to the budget of an upstream model."""
+    assert_within_budget(got, truth_of(model, *inputs))
+
+
 class Pair(nn.Module):
-    """Two attentions, of which one is tampered with."""
+    """Two attention modules, of which tests change the first."""
 
     def __init__(self, first=None, **options):
         super().__init__()

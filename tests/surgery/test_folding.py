@@ -133,7 +133,7 @@ def test_networks_of_other_parts():
 
 def test_errors_leave_the_model_unfolded(monkeypatch):
     model = animate(nn.Sequential(conv(), norm(), nn.Identity()))
-    monkeypatch.setattr("regard.surgery.folding._absorb_norm", lambda *_: {}["gone"])
+    monkeypatch.setattr("regard.surgery.inference.conv_norm.fold_norm", lambda *_: {}["gone"])
     folded = fuse(model, inference=True, example=X)
     assert agrees(model, folded) == 0
     assert folded.fuse_report.notes == ("foldings were rolled back: KeyError: 'gone'",)
@@ -195,11 +195,11 @@ def test_what_cannot_be_copied_does_not_change():
 def test_foldings_that_disagree_are_rolled_back(monkeypatch):
     model, _, times = build("swiftformer_xs")
 
-    def spoil(folded, _):
+    def spoil(folded, *_):
         folded.norm.bias.data.mul_(2)
         return ()
 
-    monkeypatch.setattr(sys.modules["regard.surgery.operating"], "fold", spoil)
+    monkeypatch.setattr(sys.modules["regard.surgery.replace"], "fold_layers", spoil)
     fused = fuse(model, inference=True)
     assert "foldings were rolled back" in str(fused.fuse_report)
     assert len(fused.fuse_report.replaced) == times

@@ -2,7 +2,6 @@
 
 import copy
 import threading
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -16,8 +15,8 @@ from torch.nn.utils.parametrizations import weight_norm
 from regard.attention import neighborhood_attention
 from regard.errors import UnsupportedError
 from regard.models import create_model
-from regard.surgery import adapters, fuse, rules
-from regard.surgery.obstacles import walk
+from regard.surgery import adapter, for_timm, fuse, rules
+from regard.surgery.inspection import walk
 from tests.surgery.models import HF, Pair, X, animate, build, image, logits
 
 
@@ -106,7 +105,7 @@ def test_scripted():
         scripted = torch.jit.trace(Pair().eval(), X)
     for inference in (False, True):
         assert fuse(scripted, inference=inference) is scripted
-    assert "TorchScript" in next(closed for _, _, closed in walk(scripted))
+    assert "TorchScript" in next(blocked for _, _, blocked in walk(scripted))
 
 
 def test_subclasses_with_another_forward():
@@ -250,7 +249,7 @@ def test_a_model_that_cannot_be_copied():
     assert fuse(pair, inplace=True, example=X) is pair
 
 
-class Wrong(rules.timm.Attention):
+class Wrong(for_timm.vit.Attention):
     def forward(self, x, attn_mask=None, is_causal=False):
         out = super().forward(x, attn_mask, is_causal)
         return out * 1.001 if self.num_heads == 4 else out
@@ -266,8 +265,8 @@ class Failing(Wrong):
 @pytest.mark.parametrize("adapter", [Wrong, Failing])
 @pytest.mark.parametrize("inplace", [False, True])
 def test_what_disagrees_is_rolled_back(monkeypatch, adapter, inplace):
-    wrong = tuple(replace(rule, adapter=adapter) if rule.name == "Attention" else rule for rule in rules.RULES)
-    monkeypatch.setattr(rules, "RULES", wrong)
+    adapters = (adapter if one is for_timm.vit.Attention else one for one in rules.ADAPTERS)
+    monkeypatch.setattr(rules, "ADAPTERS", tuple(adapters))
     assert "rolled back" in only_reason(Pair(Attention(16, num_heads=4)), inplace=inplace)
 
 
@@ -372,5 +371,5 @@ def test_classes_are_made_once():
     pair = fuse(Pair(), check=False)
     assert type(pair.first) is type(pair.second)
     assert isinstance(pair.first, Attention)
-    adapters.take_off(pair.first)
+    adapter.detach(pair.first)
     assert type(pair.first) is Attention

@@ -1,4 +1,4 @@
-"""Models of others, made faster: the same weights, the same outputs, our attention."""
+"""Accelerate timm and transformers models: same weights, same outputs."""
 
 from regard.surgery.fuse import fuse
 from regard.surgery.report import Folded, FuseReport, Left, Replaced

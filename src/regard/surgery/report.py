@@ -1,4 +1,4 @@
-"""What `fuse` did to a model, and what it did not do and why."""
+"""The report of `fuse`: what was replaced, what was not, and why."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Replaced:
-    """A module that now runs on regard's attention.
+    """A module that now runs on regard's functions.
 
     Attributes:
         path: its name in the model.
-        module: its class, as its authors call it.
-        mechanism: the mechanism of regard that serves it.
-        note: when it still runs as before.
-        difference: largest difference of its output, over the largest of it; None if nothing was compared.
+        module: name of its upstream class.
+        mechanism: what computes it now.
+        note: which of its calls still run the upstream forward.
+        difference: largest difference of its outputs, relative to the largest output; None if not compared.
         tolerance: the difference that rounding explains.
     """
 
@@ -31,7 +31,7 @@ class Replaced:
 
 @dataclass(frozen=True)
 class Left:
-    """A module that was left alone, and the reason."""
+    """A module that was left alone, and why."""
 
     path: str
     module: str
@@ -40,7 +40,7 @@ class Left:
 
 @dataclass(frozen=True)
 class Folded:
-    """A layer that is now part of another one."""
+    """A layer that is now part of another layer."""
 
     path: str
     into: str
@@ -51,13 +51,13 @@ class FuseReport:
     """What `fuse` did; printing it gives a table.
 
     Attributes:
-        replaced: modules that run on regard's attention now.
+        replaced: modules that now run on regard's functions.
         left: attention modules that were left alone, with reasons.
-        folded: layers that became part of others, with `inference=True`.
-        difference: largest difference of the outputs, over the largest output; None if nothing was compared.
+        folded: layers that are now part of another layer, with `inference=True`.
+        difference: largest difference of the outputs, relative to the largest output; None if not compared.
         tolerance: the difference that rounding explains.
-        unchecked: why nothing was compared; empty if the outputs were.
-        notes: what else should be known, such as a folding that was taken back.
+        unchecked: why the outputs were not compared; empty if they were.
+        notes: further facts, such as a folding that was rolled back.
 
     Example:
         >>> print(FuseReport((Replaced("blocks.0.attn", "Attention", "softmax"),), (), unchecked="check=False"))
@@ -90,7 +90,7 @@ class FuseReport:
         return _table(rows)
 
 
-NUMBER = r"\b\d+\b"  # a name that is a number
+NUMBER = r"\b\d+\b"
 
 Row = tuple[str, str, str]
 
@@ -100,7 +100,7 @@ def _compared(what: str, difference: float, tolerance: float) -> Row:
 
 
 def _grouped(head: str, entries: Iterable[tuple[str, str, str]]) -> list[Row]:
-    """Write what is said of many layers once, with `*` for their numbers."""
+    """Return one row for entries that differ only in the numbers of their layers, written as `*`."""
     entries = list(entries)
     counts = Counter((re.sub(NUMBER, "*", path), re.sub(NUMBER, "*", what), why) for path, what, why in entries)
     rows = []

@@ -5,10 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from budget import assert_definition
 from drawing import draw
+from memory import LargestTensor
 from natten_golden import OPERATORS, assert_natten_values
 from regard.attention import (
     NeighborhoodAttention1d,
@@ -98,17 +98,6 @@ def test_dropout_drops_weights():
     ones = torch.ones_like(query)
     out = neighborhood_attention(query, key, ones, 3, dropout_p=0.5)
     assert out.min() < 1 < out.max()
-
-
-class LargestTensor(TorchDispatchMode):
-    elements = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        for tensor in out if isinstance(out, (tuple, list)) else (out,):
-            if isinstance(tensor, torch.Tensor):
-                self.elements = max(self.elements, tensor.numel())
-        return out
 
 
 def test_memory_grows_with_the_window():

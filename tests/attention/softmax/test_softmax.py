@@ -11,8 +11,6 @@ from drawing import draw, randomize
 from regard.attention import Attention, ClassAttention, softmax_attention, softmax_weights
 from regard.errors import ShapeError, UnsupportedError
 
-from ..neighborhood.test_neighborhood import LargestTensor
-
 
 def assert_same_module(ours, upstream, x, view=lambda x: x):
     """Load the upstream module's weights and compare the outputs; `view` lays the tokens out as a grid."""

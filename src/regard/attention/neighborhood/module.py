@@ -15,7 +15,9 @@ from regard.attention.neighborhood.function import neighborhood_attention, neigh
 from regard.onednn import dense
 
 
-class _NeighborhoodAttention(BackendModule):
+class NeighborhoodAttention(BackendModule):
+    """Base class of the modules for 1-D, 2-D and 3-D grids; see `NeighborhoodAttention2d`."""
+
     axes: ClassVar[int]
 
     def __init__(
@@ -113,7 +115,7 @@ class _NeighborhoodAttention(BackendModule):
         )
 
 
-class NeighborhoodAttention1d(_NeighborhoodAttention):
+class NeighborhoodAttention1d(NeighborhoodAttention):
     """Multi-head neighborhood attention over `[B, L, C]`. See `NeighborhoodAttention2d`.
 
     Example:
@@ -124,7 +126,7 @@ class NeighborhoodAttention1d(_NeighborhoodAttention):
     axes = 1
 
 
-class NeighborhoodAttention2d(_NeighborhoodAttention):
+class NeighborhoodAttention2d(NeighborhoodAttention):
     """Multi-head neighborhood attention over `[B, H, W, C]`.
 
     Args:
@@ -154,7 +156,7 @@ class NeighborhoodAttention2d(_NeighborhoodAttention):
     axes = 2
 
 
-class NeighborhoodAttention3d(_NeighborhoodAttention):
+class NeighborhoodAttention3d(NeighborhoodAttention):
     """Multi-head neighborhood attention over `[B, D, H, W, C]`. See `NeighborhoodAttention2d`.
 
     Example:

@@ -14,7 +14,7 @@ from regard.attention import (
     NeighborhoodAttention3d,
     checks,
 )
-from regard.attention.neighborhood.module import _NeighborhoodAttention
+from regard.attention.neighborhood.module import NeighborhoodAttention
 from regard.compat.natten._unfused import Flags, Sizes, check_window
 from regard.compat.natten.functional import check_named
 from regard.errors import ShapeError, UnsupportedError
@@ -24,7 +24,7 @@ __all__ = ["NeighborhoodAttention1D", "NeighborhoodAttention2D", "NeighborhoodAt
 UNSET: Any = object()  # None is a value of is_causal in NATTEN 0.17
 
 
-class _Interface(_NeighborhoodAttention):
+class _Interface(NeighborhoodAttention):
     """Reads the arguments of two generations of NATTEN."""
 
     def __init__(

@@ -9,7 +9,7 @@ import torch
 from timm.layers import Attention
 from torch import nn
 
-from regard.surgery import checking, fuse
+from regard.surgery import compare, fuse
 from tests.surgery.models import Pair, X, build
 
 
@@ -140,8 +140,8 @@ def test_half_precision_inside_counts():
     assert report.tolerance == 0.05
     assert [one.tolerance for one in report.replaced] == [0.05] * 2
     mixed = nn.ModuleList([Pair().bfloat16(), Pair()])
-    assert checking.tolerance_of([], mixed[1]) == pytest.approx(1e-5)
-    assert checking.tolerance_of([], mixed) == 0.05
+    assert compare.rounding_tolerance([], mixed[1]) == pytest.approx(1e-5)
+    assert compare.rounding_tolerance([], mixed) == 0.05
 
 
 def test_modules_that_the_check_did_not_reach():
@@ -162,11 +162,11 @@ def test_nothing_was_replaced():
 
 def test_comparing():
     one = torch.ones(3)
-    assert checking.compare([one], [one * 1.5]) == 0.5
-    assert checking.compare([one], [torch.ones(2)]) == math.inf
-    assert checking.compare([one], [one, one]) == math.inf
-    assert checking.compare([one * math.nan], [one * math.nan]) == math.inf
-    assert checking.compare([torch.ones(0)], [torch.ones(0)]) == 0
+    assert compare.relative_difference([one], [one * 1.5]) == 0.5
+    assert compare.relative_difference([one], [torch.ones(2)]) == math.inf
+    assert compare.relative_difference([one], [one, one]) == math.inf
+    assert compare.relative_difference([one * math.nan], [one * math.nan]) == math.inf
+    assert compare.relative_difference([torch.ones(0)], [torch.ones(0)]) == 0
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,67 @@
+"""Layers for inference with packed weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from regard.onednn.packing import Packed
+from regard.onednn.product import product
+from regard.onednn.support import is_intercepted, supports
+
+
+class PackedLinear(Packed, nn.Linear):
+    """Dense layer for inference with a packed weight.
+
+    Example:
+        >>> layer = PackedLinear(768, 192)
+        >>> with torch.no_grad():
+        ...     layer(torch.randn(1, 196, 768)).shape
+        torch.Size([1, 196, 192])
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform `[..., in_features]` to `[..., out_features]`."""
+        out = product(self, x)
+        return super().forward(x) if out is None else out
+
+
+class PackedConv2d(Packed, nn.Conv2d):
+    """Convolution for inference with a packed weight.
+
+    oneDNN computes images `[B, C, H, W]` in the channels-last layout; other inputs run as in `nn.Conv2d`.
+
+    Example:
+        >>> layer = PackedConv2d(56, 112, 3, stride=2, padding=1)
+        >>> with torch.no_grad():
+        ...     layer(torch.randn(1, 56, 28, 28).to(memory_format=torch.channels_last)).shape
+        torch.Size([1, 112, 14, 14])
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve `[B, C, H, W]`."""
+        if not self.supports(x):
+            return super().forward(x)
+        window = (self.padding, self.stride, self.dilation, self.groups)
+        weight = self.packed(lambda weight: torch.ops.mkldnn._reorder_convolution_weight(weight, *window, x.shape))
+        out: Tensor = torch.ops.mkldnn._convolution_pointwise(x, weight, self.bias, *window, "none", [], "")
+        return out
+
+    def supports(self, x: Tensor) -> bool:
+        """Whether oneDNN computes the call on `x`."""
+        return (
+            not is_intercepted()
+            and supports(self, x, self.weight, self.bias)
+            and x.ndim == 4
+            and x.shape[1] == self.in_channels
+            and self.weight.shape == (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+            and x.is_contiguous(memory_format=torch.channels_last)
+            and self.padding_mode == "zeros"
+            and not isinstance(self.padding, str)
+            and all(
+                length + 2 * padding > dilation * (size - 1)  # else PyTorch raises its own, clear error
+                for length, padding, dilation, size in zip(
+                    x.shape[2:], self.padding, self.dilation, self.kernel_size, strict=True
+                )
+            )
+        )

@@ -1,0 +1,1 @@
+"""Folding and packing the layers of a model for inference."""
