@@ -8,6 +8,7 @@ from torch import nn
 
 from budget import assert_definition, assert_within_budget, truth
 from drawing import draw, randomize
+from memory import LargestTensor
 from regard.attention import Attention, ClassAttention, softmax_attention, softmax_weights
 from regard.errors import ShapeError, UnsupportedError
 
