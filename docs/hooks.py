@@ -49,9 +49,8 @@ def origin(repository: Path) -> str:
 
 
 def web_address(remote: str) -> str:
-    """Return the web address of a git remote, without the credentials in it; empty for a remote that is not on the web."""
-    if match := re.fullmatch(
-        r"(?:https://|ssh://|git://)?(?:[^@/]+@)?([\w-]+(?:\.[\w-]+)+)[:/](.+?)(?:\.git)?/?", remote
-    ):
+    """Return the web address of a git remote, without credentials; empty for a remote that is not on the web."""
+    host = r"[\w-]+(?:\.[\w-]+)+"
+    if match := re.fullmatch(rf"(?:(?:https|ssh|git)://)?(?:[^@/]+@)?({host})[:/](.+?)(?:\.git)?/?", remote):
         return f"https://{match[1]}/{match[2]}"
     return ""

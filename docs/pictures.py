@@ -1,8 +1,8 @@
 """Draw what one query sees under each mechanism, for the site's first page and for README.md.
 
-`python docs/pictures.py` writes docs/assets/mechanisms-light.svg and docs/assets/mechanisms-dark.svg. Every panel but the
-first shows the weights that the library's own functions return for one query on a grid of 14 x 14 tokens; the query is
-framed, and tokens that it does not see are gray.
+`python docs/pictures.py` writes docs/assets/mechanisms-light.svg and docs/assets/mechanisms-dark.svg. Every panel but
+the first shows the weights that the library's own functions return for one query on a grid of 14 x 14 tokens. The query
+is framed, and tokens that it does not see are gray.
 """
 
 from __future__ import annotations
