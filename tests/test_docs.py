@@ -123,7 +123,7 @@ def examples():
             yield pytest.param(page, marks=slow, id=page)
 
 
-SLOW = ()
+SLOW = ("docs/guides/train.md",)
 
 
 @pytest.mark.parametrize("page", list(examples()))
