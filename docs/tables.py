@@ -11,6 +11,7 @@ from pathlib import Path
 from regard.attention import MECHANISMS
 
 ROOT = Path(__file__).resolve().parents[1]
+NO_BREAK_HYPHEN = "\u2011"  # keeps "3-D" on one line
 BEGIN, END = "<!-- mechanisms: written by docs/tables.py -->", "<!-- end of mechanisms -->"
 
 
@@ -31,7 +32,8 @@ def mechanism_table(pages: str) -> str:
         modules = ", ".join(f"`{module.__name__}`" for module in mechanism.modules)
         paper = f"[{mechanism.origin}](https://arxiv.org/abs/{mechanism.paper})"
         page = f"[{title(mechanism.name)}]({pages}{mechanism.name}.md)"
-        lines.append(f"| {page} | {mechanism.summary} | {paper} | {modules} |")
+        summary = mechanism.summary.replace("-", NO_BREAK_HYPHEN)
+        lines.append(f"| {page} | {summary} | {paper} | {modules} |")
     return "\n".join(lines)
 
 
