@@ -17,4 +17,4 @@ class Docstrings(griffe.Extension):
                 r"^Example:(?=.*\n +>>>)", "Examples:", obj.docstring.value, flags=re.MULTILINE
             )
         if obj.name == "extra_repr":
-            obj.public = False
+            obj.docstring = None  # what has no docstring is not shown

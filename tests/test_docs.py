@@ -29,6 +29,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|srcset)=\"([^\"]+)\"")
 COMMENT = re.compile(r".*?[^\s#].*?  # (.+)")
 SHAPE = re.compile(r"\[(\d+(?:, \d+)*)\](?: each)?")
 COMMANDS = typer.main.get_command(app).commands
+SLOW = ("docs/guides/train.md",)  # trains for 30 epochs
 SHOWN = 100  # columns of a code block that fit beside the navigation at 1280 pixels
 
 sys.path.insert(0, str(ROOT / "docs"))
@@ -119,11 +120,7 @@ def check_comment(comment, value, printed):
 def examples():
     for page in PAGES:
         if blocks(page, "python"):
-            slow = [pytest.mark.exhaustive] if page in SLOW else []
-            yield pytest.param(page, marks=slow, id=page)
-
-
-SLOW = ("docs/guides/train.md",)
+            yield pytest.param(page, marks=[pytest.mark.exhaustive] if page in SLOW else [], id=page)
 
 
 @pytest.mark.parametrize("page", list(examples()))
@@ -171,7 +168,7 @@ def test_links_resolve(page):
     assert not missing
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("docs/") or page == "README.md"])
 def test_code_fits_its_block(page):
     lines = [line for _, text in BLOCK.findall((ROOT / page).read_text()) for line in text.splitlines()]
     assert not [line for line in lines if len(line) > SHOWN]
