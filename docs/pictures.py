@@ -35,7 +35,8 @@ def image() -> Tensor:
     """Return a smooth image of two bright spots, `[GRID, GRID]` between 0 and 1."""
     rows, columns = torch.meshgrid(torch.arange(GRID), torch.arange(GRID), indexing="ij")
     spots = ((4, 9, 9.0), (10, 3, 6.0))
-    return sum((-((rows - y) ** 2 + (columns - x) ** 2) / size).exp() for y, x, size in spots).clamp(0, 1)
+    values = torch.stack([(-((rows - y) ** 2 + (columns - x) ** 2) / size).exp() for y, x, size in spots])
+    return values.sum(0).clamp(0, 1)
 
 
 def tokens() -> Tensor:
