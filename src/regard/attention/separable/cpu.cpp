@@ -96,9 +96,9 @@ std::vector<T> token_weights(const Inputs<T, Stored>& in, const PatchPositions& 
             std::vector<T> max_score(size_t(positions.count), kMasked<T>);
             std::vector<double> sums(size_t(positions.count), 0.0);
             for (int64_t t = 0; t < tokens; ++t) {
-                T& highest = max_score[size_t(position[t])];
+                T& position_max = max_score[size_t(position[t])];
                 row[t] = widen(*in.score.at(batch, t));
-                highest = row[t] > highest || row[t] != row[t] ? row[t] : highest;
+                position_max = row[t] > position_max || row[t] != row[t] ? row[t] : position_max;
             }
             for (int64_t t = 0; t < tokens; ++t) row[t] -= max_score[size_t(position[t])];
             int64_t t = 0;
