@@ -34,13 +34,21 @@ def truth_of(mechanism, sample, dtype=torch.float32):
     return sample_truth(mechanism.name, sample.name, dtype)
 
 
-def assert_kernel_within_budget(function, tensors, **options):
-    """Hold a kernel's outputs and gradients to the budget of its reference."""
+def outputs_and_gradients(function, backend=None, **options):
+    """A function of the same tensors that returns the outputs and the gradients of a sum of their sines."""
 
-    def results(tensors, backend="reference"):
+    def results(*inputs, **tensors):
+        inputs = [tensor.detach().requires_grad_() for tensor in inputs]
         tensors = {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
-        outputs = leaves(function(**tensors, **options, backend=backend))
-        grads = torch.autograd.grad(sum(one.sin().sum() for one in outputs), list(tensors.values()))
-        return *(one.detach() for one in outputs), *grads
+        outputs = leaves(function(*inputs, **tensors, **options, backend=backend))
+        total = sum(output.sin().sum() for output in outputs)
+        gradients = torch.autograd.grad(total, [*inputs, *tensors.values()])
+        return *(output.detach() for output in outputs), *gradients
 
-    assert_within_budget(results(tensors, "fused"), truth(results, tensors))
+    return results
+
+
+def assert_kernel_within_budget(function, tensors, draws=2, **options):
+    """Hold a kernel's outputs and gradients to the budget of its reference."""
+    expected = truth(outputs_and_gradients(function, **options), **tensors, draws=draws)
+    assert_within_budget(outputs_and_gradients(function, backend="fused", **options)(**tensors), expected)
