@@ -1,0 +1,49 @@
+"""What `make test` leaves to `make test-all`: repetition over the mechanisms' samples and the models.
+
+For each combination of a test's other parameters (dtype, backend, ...), four samples of every mechanism and two models
+of every family stay in the broad selection; the others get the mark `exhaustive`. The choice moves on from
+combination to combination, so that all together cover more samples than four. A test is left out of `make test`
+altogether by `@pytest.mark.exhaustive`, and never thinned out with `@pytest.mark.every_parameter`.
+"""
+
+from collections import defaultdict
+
+import pytest
+
+from regard.attention import Sample
+from regard.models import MODELS
+from regard.models._families import family_of
+
+SAMPLES_PER_MECHANISM = 4
+MODELS_PER_FAMILY = 2
+
+
+def mark_repetition(items):
+    """Mark the tests that repeat others on one more sample or model."""
+    groups = defaultdict(lambda: defaultdict(list))
+    for item in items:
+        if hasattr(item, "callspec") and not item.get_closest_marker("every_parameter"):
+            kept, key = describe(item.callspec.params)
+            if kept is not None:
+                groups[item.nodeid.partition("[")[0], kept][key].append(item)
+    for (_, kept), combinations in groups.items():
+        for shift, repeated in enumerate(combinations.values()):
+            count = len(repeated)
+            chosen = {(shift + place * count // kept) % count for place in range(min(kept, count))}
+            for place, item in enumerate(repeated):
+                if place not in chosen:
+                    item.add_marker(pytest.mark.exhaustive)
+
+
+def describe(parameters):
+    """How many tests of a combination are kept, None for all, and what makes the combination."""
+    kept, key = None, []
+    for name, value in parameters.items():
+        if isinstance(value, Sample):
+            kept = SAMPLES_PER_MECHANISM
+        elif isinstance(value, str) and value in MODELS:
+            kept = MODELS_PER_FAMILY
+            key.append((name, family_of(value).__name__))
+        else:
+            key.append((name, getattr(value, "name", None) or repr(value)))
+    return kept, tuple(key)
