@@ -1,4 +1,4 @@
-"""What `make test` leaves to `make test-all`: repetition over the mechanisms' samples and the models.
+"""Choose what `make test` leaves to `make test-all`: repetition over samples and models.
 
 For each combination of a test's other parameters (dtype, backend, ...), four samples of every mechanism and two models
 of every family stay in the broad selection; the others get the mark `exhaustive`. The choice moves on from
@@ -36,7 +36,7 @@ def mark_repetition(items):
 
 
 def describe(parameters):
-    """How many tests of a combination are kept, None for all, and what makes the combination."""
+    """Return how many tests of a combination are kept (None: all), and the combination."""
     kept, key = None, []
     for name, value in parameters.items():
         if isinstance(value, Sample):

@@ -1,4 +1,4 @@
-"""The layout is a promise: which part may import which, how long a file may be, how light an import is."""
+"""The rules of the layout: imports between packages, lengths of files and functions, the cost of an import."""
 
 import ast
 import os
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "regard"
+TESTS = Path(__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 LEVELS = (
     {"errors"},
@@ -26,7 +27,7 @@ def part_of(path):
 
 
 def imported(path):
-    """The modules of regard that a file imports, wherever in the file it does."""
+    """Yield the names that a file imports from regard, anywhere in the file, each as a list of its parts."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "regard":
             for alias in node.names:
@@ -46,13 +47,35 @@ def test_imports_go_down(path):
 
 @pytest.mark.parametrize("path", sorted(SOURCE.glob("attention/*/reference.py")), ids=lambda path: path.parent.name)
 def test_references_stand_alone(path):
-    """An oracle imports nothing of ours; the pooled family's core is part of its three references."""
+    """A reference imports nothing from regard; the core of the pooled family belongs to its three references."""
     assert {".".join(module[:3]) for module in imported(path)} <= {"regard.attention._pooling"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)
+def test_no_private_names_from_other_packages(path):
+    mine = part_of(path)
+    for module in imported(path):
+        private = [name for name in module if name.startswith("_") and not name.startswith("__")]
+        assert not private or module[1] == mine, f"{mine} must not import {'.'.join(module)}"
+
+
+@pytest.mark.parametrize("path", [*FILES, *sorted(TESTS.rglob("*.py"))], ids=str)
 def test_files_stay_short(path):
     assert len(path.read_text().splitlines()) <= 400
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_functions_stay_short(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            lines = node.end_lineno - node.lineno + 1
+            if ast.get_docstring(node) is not None:
+                lines -= node.body[0].end_lineno - node.body[0].lineno + 1
+            assert lines <= 50, f"{node.name} has {lines} lines"
+
+
+def test_few_arguments_of_any_type():
+    assert sum(path.read_text().count("noqa: ANN401") for path in FILES) <= 20
 
 
 def test_no_switches_outside_the_arguments():

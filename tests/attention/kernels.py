@@ -1,4 +1,4 @@
-"""What the tests of the CPU kernels share."""
+"""Marks and functions for the tests of the CPU kernels."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Calls of the mechanisms' samples, with gradients, and their exact values and budgets, computed once."""
+"""Call the mechanisms on their samples, with gradients, and compute the exact values and budgets once."""
 
 from functools import cache
 
@@ -9,12 +9,12 @@ from regard.attention import MECHANISMS
 
 
 def run(mechanism, sample, tensors, backend="reference"):
-    """The outputs of a sample's call."""
+    """Return the outputs of a sample's call."""
     return mechanism.function(**tensors, **sample.options, backend=backend)
 
 
 def run_with_gradients(mechanism, sample, tensors, backend="reference"):
-    """The outputs and the gradients of a fixed projection of them, one after the other."""
+    """Return the outputs, then the gradients of a fixed projection of the outputs."""
     tensors = {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
     outputs = leaves(run(mechanism, sample, tensors, backend))
     generator = torch.Generator().manual_seed(99)
@@ -30,12 +30,12 @@ def sample_truth(mechanism_name, sample_name, dtype):
 
 
 def truth_of(mechanism, sample, dtype=torch.float32):
-    """The exact values of `run_with_gradients` on a sample's tensors in `dtype`, and their budgets in it."""
+    """Return the exact values of `run_with_gradients` on a sample's tensors in `dtype`, with their budgets."""
     return sample_truth(mechanism.name, sample.name, dtype)
 
 
 def outputs_and_gradients(function, backend=None, **options):
-    """A function of the same tensors that returns the outputs and the gradients of a sum of their sines."""
+    """Return a function of the same tensors that returns the outputs, then the gradients of the sum of their sines."""
 
     def results(*inputs, **tensors):
         inputs = [tensor.detach().requires_grad_() for tensor in inputs]

@@ -98,7 +98,7 @@ def test_long_sums_round_no_more_than_pytorchs(seed):
 
 @needs_native
 def test_talking_heads_in_blocks():
-    """More queries than a block has, more than a vector of heads, and a batch."""
+    """A batch with more queries than one block and more heads than one vector."""
     generator = torch.Generator().manual_seed(0)
     query, key, value = torch.randn(3, 2, 150, 17, 8, generator=generator).unbind()
     mixes = torch.randn(2, 17, 17, generator=generator).unbind()
@@ -111,7 +111,7 @@ def test_talking_heads_in_blocks():
 
 @needs_native
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_the_pooled_family_has_the_same_bits_for_any_number_of_threads(threads):
+def test_pooled_family_does_not_depend_on_the_number_of_threads(threads):
     query, key = draw_single(2, 3, 150, 40)
     expected = efficient_additive_attention(query, key, query[0, 0])
     before = torch.get_num_threads()

@@ -41,7 +41,7 @@ def test_out_of_memory():
 import resource, torch
 from regard.attention import neighborhood_attention
 torch.set_num_threads(2)
-neighborhood_attention(*torch.randn(3, 1, 8, 8, 1, 4).unbind(), 3, backend="fused")  # the threads are there
+neighborhood_attention(*torch.randn(3, 1, 8, 8, 1, 4).unbind(), 3, backend="fused")  # starts the threads
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 query, key, value = torch.randn(3, 1, 31, 31, 31, 1, 8).unbind()
 resource.setrlimit(resource.RLIMIT_AS, (used + 6_000_000, resource.RLIM_INFINITY))
@@ -57,7 +57,7 @@ except MemoryError as error:
 
 @needs_native
 def test_damaged_library(tmp_path, monkeypatch):
-    """The next best one serves; without any, the first problem is the reason."""
+    """The next instruction set is loaded; without a valid library, the first problem is the reason."""
     best, *others = INSTRUCTION_SETS
     monkeypatch.setattr(_native, "__path__", [str(tmp_path)])
     (tmp_path / f"libregard_{best}.so").write_bytes(b"no library")
@@ -71,7 +71,7 @@ def test_damaged_library(tmp_path, monkeypatch):
 @needs_native
 @local
 def test_offsets_beyond_32_bits(attention):
-    """A batch stride of 2 ** 31 elements: only the few pages that are read and written exist."""
+    """A batch stride of 2 ** 31 elements; only the pages that are read or written are allocated."""
     far = 2**31
     storage = torch.empty(far + 4096, dtype=torch.float16)
     query = storage.as_strided((2, 3, 6, 1, 8), (far, 48, 8, 8, 1)).copy_(torch.randn(2, 3, 6, 1, 8))
@@ -89,7 +89,7 @@ def test_reasons(attention):
     with pytest.raises(UnsupportedError) as raised:
         attention(query, key, value, dropout_p=0.1, backend="fused")
     assert "more than 256 channels" in str(raised.value) and "no dropout" in str(raised.value)
-    assert attention(query, key, value).shape == query.shape  # the reference serves
+    assert attention(query, key, value).shape == query.shape  # the reference is used
 
 
 @needs_native

@@ -1,4 +1,4 @@
-"""What the references make NaN, the kernels make NaN, and nothing else."""
+"""The kernels return NaN exactly where the references do."""
 
 from functools import partial
 
@@ -21,7 +21,7 @@ from .kernels import local, needs_native
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @local
 def test_nan_is_not_hidden(attention, dtype):
-    """A key of NaNs makes every query that sees it NaN, and so does a bias."""
+    """A NaN in a key or in the bias makes every query that sees it NaN."""
     query, key, value = draw(3, 1, 9, 9, 2, 4, dtype=dtype)
     key[0, 4, 4, 1] = torch.nan
     bias = torch.zeros(2, 5, 5, dtype=dtype)
@@ -33,7 +33,7 @@ def test_nan_is_not_hidden(attention, dtype):
 
 
 def nan_places(function, *tensors, **options):
-    """Where the outputs and the gradients are NaN, by the kernel and by the reference."""
+    """Return where outputs and gradients are NaN, of the kernel and of the reference."""
     found = []
     for backend in ("fused", "reference"):
         inputs = [tensor.clone().requires_grad_() for tensor in tensors]
@@ -45,7 +45,7 @@ def nan_places(function, *tensors, **options):
 
 @needs_native
 @pytest.mark.parametrize("which", [0, 1], ids=["query", "key"])
-def test_regions_of_a_shifted_window_are_apart(which):
+def test_regions_of_a_shifted_window_do_not_mix(which):
     tensors = draw_single(3, 1, 7, 7, 1, 4)
     tensors[which][0, 1, 1] = torch.nan  # the window's last token, after a shift by 2
     got, expected = nan_places(window_attention, *tensors, window_size=7, shift_size=2)
@@ -66,7 +66,7 @@ def test_hidden_tokens_of_additive_attention(token):
 
 @needs_native
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_what_cancels_is_seen_when_it_is_not_finite(value):
+def test_canceled_biases_that_are_not_finite(value):
     query, key, values = draw_single(3, 1, 9, 2, 4)
     bad, mixes = torch.tensor([0.0, value]), torch.eye(2)
     weights = torch.ones(2, 8)

@@ -1,4 +1,4 @@
-"""The registered operators: what PyTorch's own checks, exporters, compilers and counters see of them."""
+"""The registered operators under opcheck, export, torch.compile, profilers and FLOP counters."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ def test_default_on_the_cpu():
 
 
 @needs_native
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # opcheck's own
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # raised by opcheck
 @pytest.mark.parametrize("permuted", [False, True])
 @pytest.mark.parametrize("axes", [1, 2, 3])
 @pytest.mark.parametrize("name", LOCAL)
@@ -42,7 +42,7 @@ def test_opcheck(name, axes, permuted):
 
 
 @needs_native
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # opcheck's own
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # raised by opcheck
 @pytest.mark.parametrize("bias", [False, True])
 def test_opcheck_of_talking_heads(bias):
     query, key = draw_single(2, 2, 9, 3, 8)
@@ -53,7 +53,7 @@ def test_opcheck_of_talking_heads(bias):
 
 
 @needs_native
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # opcheck's own
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # raised by opcheck
 def test_opcheck_of_the_pooled_family():
     query, key, value = (tensor.requires_grad_() for tensor in draw_single(3, 2, 12, 7))
     weight, score = torch.randn(7, requires_grad=True), torch.randn(2, 12, 1, requires_grad=True)
@@ -114,7 +114,7 @@ def test_flops_are_counted(attention):
         "import regard, importlib.util; importlib.util.find_spec(name)",
     ],
 )
-def test_formulas_are_there_whichever_is_imported_first(first):
+def test_flop_formulas_in_any_order_of_imports(first):
     program = f"""
 name = "torch.utils.flop_counter"
 {first}

@@ -30,7 +30,7 @@ def test_vmap(attention):
 @needs_native
 @local
 def test_batched_gradients(attention):
-    """Rows of a Jacobian at once; the bias gradient of one must not mix with another's."""
+    """Several rows of a Jacobian at once; their bias gradients do not mix."""
     query, key, value = (tensor.requires_grad_() for tensor in draw_single(3, 1, 3, 6, 2, 4))
     bias = torch.randn(2, 5, 5, requires_grad=True)
     inputs = [query, key, value, bias]
@@ -43,7 +43,7 @@ def test_batched_gradients(attention):
 
 
 @needs_native
-def test_vmap_over_nothing():
+def test_vmap_over_an_empty_axis():
     query = draw_single(0, 1, 4, 1, 2)
     assert torch.vmap(lambda one: window_attention(one, one, one, 2, backend="fused"))(query).shape == query.shape
 

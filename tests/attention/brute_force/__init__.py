@@ -1,4 +1,4 @@
-"""Every mechanism once more, written from its paper in plain loops; knows nothing of regard."""
+"""A second implementation of every mechanism, written from its paper in plain loops, without importing regard."""
 
 from .additive import additive
 from .efficient_additive import efficient_additive
