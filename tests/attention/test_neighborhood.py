@@ -79,9 +79,7 @@ def test_weights_reproduce_the_output():
     query, key, value = draw(3, 1, 6, 2, 4)
     weights = neighborhood_weights(query, key, 3, is_causal=True)
     out = neighborhood_attention(query, key, value, 3, is_causal=True)
-    assert torch.equal(
-        weights[0, 0, 0], torch.tensor([1.0, 0, 0], dtype=torch.float64)
-    )  # the first position sees only itself
+    assert torch.equal(weights[0, 0, 0], torch.tensor([1.0, 0, 0], dtype=torch.float64))  # sees only itself
     expected = torch.einsum("hk,khd->hd", weights[0, 5], value[0, 3:6])
     torch.testing.assert_close(out[0, 5], expected, rtol=1e-14, atol=1e-15)
 

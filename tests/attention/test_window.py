@@ -112,7 +112,7 @@ def test_shift_moves_the_windows():
 
 
 def test_appended_zeros_are_keys():
-    """Position 6 shares its window with two appended zeros. All logits are 0, so each of the three keys weighs 1 / 3."""
+    """Position 6 shares its window with two appended zeros, and all logits are 0, so each key weighs 1 / 3."""
     query = key = torch.zeros(1, 7, 1, 4)
     value = torch.ones(1, 7, 1, 1)
     out = window_attention(query, key, value, 3)

@@ -207,18 +207,14 @@ def test_a_subclass_on_the_functions():
 
 def test_a_module_that_natten_pickled():
     """Unpickling finds the class and restores NATTEN's attributes, and the weights can be loaded from the result."""
-    natten_module = nn.Module()
-    natten_module.num_heads, natten_module.kernel_size, natten_module.dilation, natten_module.window_size = 2, 3, 1, 3
-    natten_module.qkv, natten_module.proj, natten_module.rpb = (
-        nn.Linear(8, 24),
-        nn.Linear(8, 8),
-        nn.Parameter(torch.rand(2, 5, 5)),
-    )
+    pickled = nn.Module()
+    pickled.num_heads, pickled.kernel_size, pickled.dilation, pickled.window_size = 2, 3, 1, 3
+    pickled.qkv, pickled.proj, pickled.rpb = nn.Linear(8, 24), nn.Linear(8, 8), nn.Parameter(torch.rand(2, 5, 5))
     found = NeighborhoodAttention2D.__new__(NeighborhoodAttention2D)
-    found.__setstate__(vars(natten_module))
+    found.__setstate__(vars(pickled))
     anew = NeighborhoodAttention2D(8, 2, 3)
     anew.load_state_dict(found.state_dict())
-    assert torch.equal(anew.rpb, natten_module.rpb)
+    assert torch.equal(anew.rpb, pickled.rpb)
 
 
 class TestBadInput:
