@@ -1,7 +1,10 @@
 """Marks what `make test` leaves out, and prints the contract as a table of mechanism by check at the end of a run."""
 
+import os
 import re
+import tempfile
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -12,6 +15,11 @@ from selection import mark_repetition
 # The same examples in every run, however busy the machine is.
 settings.register_profile("regard", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("regard")
+
+# The key of TorchInductor's cache lacks this variable, and code for another vector length corrupts memory.
+if lowered := os.environ.get("ATEN_CPU_CAPABILITY"):
+    folder = Path(tempfile.gettempdir()) / f"regard_inductor_{os.getuid()}_{lowered}"
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
 
 CONTRACT = re.compile(r"attention/test_contract\.py::(?:\w+::)?test_(\w+)\[(?:torch\.)?(\w+?)[-\]]")
 

@@ -1,8 +1,8 @@
 """Choose what `make test` leaves to `make test-all`: repetition over samples and models.
 
-For each combination of a test's other parameters (dtype, backend, ...), four samples of every mechanism and two models
-of every family stay in the broad selection; the others get the mark `exhaustive`. The choice moves on from
-combination to combination, so that all together cover more samples than four. A test is left out of `make test`
+For each combination of a test's other parameters (dtype, backend, ...), four samples of every mechanism and one model
+of every family stay in the broad selection; the others get the mark `exhaustive`. Image sizes of a model are
+repetition, too. The choice moves on from combination to combination, so that all together cover more than four. A test is left out of `make test`
 altogether by `@pytest.mark.exhaustive`, and never thinned out with `@pytest.mark.every_parameter`.
 """
 
@@ -15,7 +15,7 @@ from regard.models import MODELS
 from regard.models._families import family_of
 
 SAMPLES_PER_MECHANISM = 4
-MODELS_PER_FAMILY = 2
+MODELS_PER_FAMILY = 1
 
 
 def mark_repetition(items):
@@ -38,12 +38,13 @@ def mark_repetition(items):
 def describe(parameters):
     """Return how many tests of a combination are kept (None: all), and the combination."""
     kept, key = None, []
+    is_model = any(isinstance(value, str) and value in MODELS for value in parameters.values())
     for name, value in parameters.items():
         if isinstance(value, Sample):
             kept = SAMPLES_PER_MECHANISM
         elif isinstance(value, str) and value in MODELS:
             kept = MODELS_PER_FAMILY
             key.append((name, family_of(value).__name__))
-        else:
+        elif not (is_model and isinstance(value, (int, tuple)) and not isinstance(value, bool)):
             key.append((name, getattr(value, "name", None) or repr(value)))
     return kept, tuple(key)
