@@ -3,13 +3,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
-NATIVE := CMakeLists.txt $(wildcard src/regard/attention/*/*.cpp src/regard/attention/*/*.h)
+PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --quiet
+KERNELS := $(wildcard src/regard/attention/*/*.cpp src/regard/attention/*/*.h)
+NATIVE := CMakeLists.txt $(KERNELS)
 
-.PHONY: help demo test check bench sanitize docs clean
+.PHONY: help demo test test-rest test-all test-lowered check bench sanitize docs clean
 help:
 	@echo "make demo    train, evaluate and try two small networks on handwritten digits"
-	@echo "make test    run the tests"
-	@echo "make check   run the linter, the formatter's check and the type checker"
+	@echo "make test    run a broad selection of the tests, in minutes: every file, mechanism and family"
+	@echo "make test-rest run the tests that 'make test' leaves out: more samples, dtypes and models"
+	@echo "make test-all run both"
+	@echo "make test-lowered run all tests twice, on the AVX2 and the SSE instruction sets of PyTorch"
+	@echo "make check   run the linters, the formatters' checks, the type checker and the spelling checker"
 	@echo "make bench   measure the kernels against their bars (quiet machine, some minutes)"
 	@echo "make sanitize run the kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make docs    build the documentation into site/"
@@ -19,12 +24,24 @@ demo: $(VENV)/train.installed
 	$(BIN)/regard demo --out runs/demo
 
 test: $(VENV)/dev.installed
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --quiet
+	$(PYTEST) -m "not exhaustive"
+
+test-rest: $(VENV)/dev.installed
+	$(PYTEST) -m exhaustive
+
+test-all: $(VENV)/dev.installed
+	$(PYTEST)
+
+test-lowered: $(VENV)/dev.installed
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 $(PYTEST)
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 $(PYTEST)
 
 check: $(VENV)/dev.installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(KERNELS)
+	$(BIN)/typos
 
 bench: $(VENV)/dev.installed
 	$(BIN)/python benchmarks/neighborhood.py

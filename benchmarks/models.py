@@ -1,13 +1,13 @@
-"""Whole networks against timm's same ones: `make bench`.
+"""Compare whole models with the same models of timm: `make bench`.
 
-Inference on the CPU, batch 1, 224 pixels, float32, under the same weights, after a check that the logits are equal.
+Inference on the CPU, batch 1, 224 pixels, float32, same weights, after a check that the logits agree.
 """
 
 import timm
 import torch
+from common import bar_cell, medians, milliseconds
 from rich.console import Console
 from rich.table import Table
-from timing import medians
 
 from regard.models import create_model
 
@@ -18,7 +18,7 @@ MODELS = (
     "swin_tiny_patch4_window7_224",
     "deit_tiny_patch16_224",
 )
-BAR = 1.0
+MAX_RATIO = 1.0
 ROUNDS = 41
 
 
@@ -27,14 +27,14 @@ def main():
     table = Table("model", "timm", "regard", "ratio", "bar", title=f"{torch.get_num_threads()} threads, batch 1")
     x = torch.randn(1, 3, 224, 224)
     for name in MODELS:
-        theirs = timm.create_model(name).eval()
-        ours = create_model(name, weights=theirs.state_dict()).eval()
+        upstream = timm.create_model(name).eval()
+        ours = create_model(name, weights=upstream.state_dict()).eval()
         with torch.inference_mode():
-            torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-4)
-            before, after = medians(lambda theirs=theirs: theirs(x), lambda ours=ours: ours(x), rounds=ROUNDS)
+            torch.testing.assert_close(ours(x), upstream(x), rtol=1e-4, atol=1e-4)
+            before, after = medians(lambda upstream=upstream: upstream(x), lambda ours=ours: ours(x), rounds=ROUNDS)
         ratio = after / before
-        met = "" if ratio <= BAR else "  missed"
-        table.add_row(name, f"{1e3 * before:.1f} ms", f"{1e3 * after:.1f} ms", f"{ratio:.2f}", f"{BAR}{met}")
+        met = bar_cell(MAX_RATIO, ratio <= MAX_RATIO)
+        table.add_row(name, milliseconds(before), milliseconds(after), f"{ratio:.2f}", met)
     Console().print(table)
 
 

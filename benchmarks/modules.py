@@ -1,18 +1,17 @@
-"""Attention modules against timm's: `make bench`.
+"""Compare attention modules with timm's: `make bench`.
 
-On the CPU in float32 under the same weights, after a check that the results are equal; each gets its input in the
-layout that its models have, timm's images in NCHW. Memory is what a first call takes at most, in a process of its own.
-The floor is the modules' FLOPs at the rate of a 2048 x 2048 x 2048 `torch.mm`.
+On the CPU in float32 with the same weights, after a check that the results agree. Each module gets its input in the
+layout of its models: timm's convolutional models have NCHW. Memory is the peak of a first call, measured in a new
+process. The floor is the time of the modules' FLOPs at the rate of a large `torch.mm`.
 """
 
-import resource
 import subprocess
 import sys
 
 import torch
+from common import bar_cell, medians, milliseconds, peak_memory, product_rate
 from rich.console import Console
 from rich.table import Table
-from timing import medians
 from timm.models.cait import TalkingHeadAttn
 from timm.models.mobilevit import LinearSelfAttention
 from timm.models.swiftformer import EfficientAdditiveAttention as TimmEfficientAdditiveAttention
@@ -30,9 +29,9 @@ ROUNDS = 11
 
 
 def talking_heads(*shape):
-    theirs, ours = TalkingHeadAttn(shape[-1], 8, qkv_bias=True), TalkingHeadsAttention(shape[-1], 8)
-    ours.load_state_dict(theirs.state_dict())
-    return theirs, ours, theirs, torch.randn(*shape)
+    upstream, ours = TalkingHeadAttn(shape[-1], 8, qkv_bias=True), TalkingHeadsAttention(shape[-1], 8)
+    ours.load_state_dict(upstream.state_dict())
+    return upstream, ours, upstream, torch.randn(*shape)
 
 
 def window():
@@ -43,18 +42,18 @@ def window():
 
 
 def efficient_additive(batch, size):
-    theirs, ours = TimmEfficientAdditiveAttention(48, 48), EfficientAdditiveAttention(48, 48)
-    ours.load_state_dict(theirs.state_dict())
-    return theirs, ours, theirs, torch.randn(batch, 48, size, size)
+    upstream, ours = TimmEfficientAdditiveAttention(48, 48), EfficientAdditiveAttention(48, 48)
+    ours.load_state_dict(upstream.state_dict())
+    return upstream, ours, upstream, torch.randn(batch, 48, size, size)
 
 
 def separable():
-    theirs, ours = LinearSelfAttention(128), SeparableAttention(128, patch_size=(4, 1))
-    ours.load_state_dict(theirs.state_dict())
-    return theirs, ours, theirs, torch.randn(8, 128, 4, 256)
+    upstream, ours = LinearSelfAttention(128), SeparableAttention(128, patch_size=(4, 1))
+    ours.load_state_dict(upstream.state_dict())
+    return upstream, ours, upstream, torch.randn(8, 128, 4, 256)
 
 
-# name, what builds it, with gradients, compiled, at least so many times as fast, at most this part of the memory
+# name, builder, with gradients, timm compiled, bar of the speed-up, bar of the share of memory
 CASES = (
     ("talking heads, N=2304", lambda: talking_heads(1, 2304, 384), False, False, 6.0, 0.10),
     ("talking heads, N=2304", lambda: talking_heads(1, 2304, 384), True, False, 4.0, 0.15),
@@ -70,12 +69,12 @@ CASES = (
 
 
 def calls(case):
-    """Return what runs timm's and ours once, and both modules."""
+    """Return calls of timm's module and of ours, both modules, their inputs, and whether gradients are computed."""
     _, build, gradients, compiled, *_ = case
     torch.manual_seed(0)
-    theirs, ours, module, x = build()
+    upstream, ours, module, x = build()
     own = x if isinstance(module, TalkingHeadAttn) or x.shape[-1] == 192 else x.permute(0, 2, 3, 1).contiguous()
-    fast = torch.compile(theirs) if compiled else theirs
+    fast = torch.compile(upstream) if compiled else upstream
 
     def once(function, parameters, x):
         if not gradients:
@@ -84,13 +83,13 @@ def calls(case):
         return torch.autograd.grad(function(x.requires_grad_()).sum(), [x, *parameters])
 
     runs = [lambda: once(fast, list(module.parameters()), x), lambda: once(ours, list(ours.parameters()), own)]
-    return *runs, theirs, ours, x, own, gradients
+    return *runs, upstream, ours, x, own, gradients
 
 
-def checked_flops(theirs, ours, x, own, gradients):
-    """Count the FLOPs of a case, once the results are equal."""
+def checked_flops(upstream, ours, x, own, gradients):
+    """Check that the results agree, and return the FLOPs of a call."""
     with torch.no_grad():
-        expected = theirs(x)
+        expected = upstream(x)
         expected = expected if own is x else expected.permute(0, 2, 3, 1)
         torch.testing.assert_close(ours(own), expected, rtol=1e-3, atol=1e-5 * expected.abs().max().item())
     with FlopCounterMode(display=False) as counter:
@@ -100,8 +99,8 @@ def checked_flops(theirs, ours, x, own, gradients):
     return counter.get_total_flops()
 
 
-def peak(index, which):
-    """The most memory that a call takes, in bytes, seen by a process of its own."""
+def peak_in_new_process(index, which):
+    """Return the peak memory of a case's call in bytes; 0 is timm's module, 1 is ours."""
     output = subprocess.run(
         [sys.executable, __file__, str(index), str(which)], capture_output=True, text=True, check=True
     )
@@ -110,35 +109,28 @@ def peak(index, which):
 
 def child(index, which):
     torch.set_num_threads(2)
-    run = calls((*CASES[index][:3], False))[which]
-    resident = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()  # noqa: SIM115, PTH123
-    open("/proc/self/clear_refs", "w").write("5")  # noqa: SIM115, PTH123  # forget the peak so far
-    run()
-    status = open("/proc/self/status").read()  # noqa: SIM115, PTH123
-    print(int(status.split("VmHWM:")[1].split()[0]) * 1024 - resident)
+    print(peak_memory(calls((*CASES[index][:3], False))[which]))
 
 
 def main():
-    left = torch.randn(2048, 2048)
-    (seconds,) = medians(lambda: left @ left, rounds=ROUNDS)
-    rate = 2 * 2048**3 / seconds
+    rate = product_rate(ROUNDS)
     table = Table("module", "timm", "regard", "speed-up", "bar", "memory", "over the floor")
     table.title = f"{torch.get_num_threads()} threads, torch.mm {rate / 1e9:.0f} GFLOP/s"
     for index, case in enumerate(CASES):
         name, _, gradients, compiled, bar, share = case
-        run_theirs, run_ours, *modules = calls(case)
+        run_upstream, run_ours, *modules = calls(case)
         flops = checked_flops(*modules)
-        before, after = medians(run_theirs, run_ours, rounds=ROUNDS)
+        before, after = medians(run_upstream, run_ours, rounds=ROUNDS)
         memory = ""
         if share is not None:
-            used = peak(index, 1) / peak(index, 0)
-            memory = f"{used:.0%} of {share:.0%}" + ("" if used <= share else "  missed")
+            used = peak_in_new_process(index, 1) / peak_in_new_process(index, 0)
+            memory = f"{used:.0%} of {bar_cell(f'{share:.0%}', used <= share)}"
         table.add_row(
             f"{name}, {'forward + backward' if gradients else 'forward'}{', timm compiled' if compiled else ''}",
-            f"{1e3 * before:.1f} ms",
-            f"{1e3 * after:.1f} ms",
+            milliseconds(before),
+            milliseconds(after),
             f"{before / after:.2f}",
-            f"{bar}{'' if before / after >= bar else '  missed'}",
+            bar_cell(bar, before / after >= bar),
             memory,
             f"{after * rate / flops:.1f}",
         )

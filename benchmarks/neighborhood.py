@@ -1,21 +1,21 @@
-"""Neighborhood attention's CPU kernel against its bars: `make bench`.
+"""Compare the CPU kernel of neighborhood attention with its bars: `make bench`.
 
-Every figure is a ratio of medians measured in turn in one run, after a check of correctness. "useful" is
-4 * B * nh * N * K * hd FLOPs over the time, as a share of a 2048 x 2048 x 2048 float32 `torch.mm`.
+Every figure is a ratio of medians from one run, in which the calls take turns, after a check of correctness. "useful"
+is the rate of 4 * B * nh * N * K * hd FLOPs, as a share of the rate of a large float32 `torch.mm`.
 """
 
 import math
 import platform
 from functools import partial
-from pathlib import Path
 
 import timm
 import torch
+from common import SIDE, medians, milliseconds, peak_memory, product, product_rate
 from rich.console import Console
 from rich.table import Table
-from timing import medians
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
+from attention.oracle import assert_kernel_within_budget
 from regard.attention import neighborhood_attention
 from regard.attention._native import loader
 from regard.models import create_model
@@ -25,11 +25,6 @@ def draw(batch, grid, heads, head_dim, kernel):
     generator = torch.Generator().manual_seed(0)
     qkv = torch.randn(batch, *grid, 3, heads, head_dim, generator=generator)
     return (*qkv.unbind(-3), torch.randn(heads, *(2 * size - 1 for size in kernel), generator=generator))
-
-
-def product():
-    left = torch.randn(2048, 2048)
-    return partial(torch.mm, left, left)
 
 
 def with_gradients(backend, query, key, value, bias, kernel):
@@ -44,18 +39,13 @@ def with_gradients(backend, query, key, value, bias, kernel):
 
 
 def gate():
-    """No figure without equal results: output and gradients of kernel and reference, in float32 against float64."""
-    query, key, value, bias = draw(2, (20, 37), 3, 24, (7, 5))
-    exact = with_gradients("reference", *(t.double() for t in (query, key, value, bias)), (7, 5))()
-    plain = with_gradients("reference", query, key, value, bias, (7, 5))()
-    fused = with_gradients("fused", query, key, value, bias, (7, 5))()
-    for one, reference, truth in zip(fused, plain, exact, strict=True):
-        allowed = 2 * (reference - truth).abs().max() + torch.finfo(torch.float32).eps * truth.abs().max()
-        assert (one - truth).abs().max() <= allowed
+    """Stop if an output or a gradient of the kernel exceeds the budget of the reference."""
+    tensors = dict(zip(("query", "key", "value", "bias"), draw(2, (20, 37), 3, 24, (7, 5)), strict=True))
+    assert_kernel_within_budget(neighborhood_attention, tensors, kernel_size=(7, 5))
 
 
 def flex(query, key, value, kernel):
-    """Compiled FlexAttention with the same windows, on the layout that it wants."""
+    """Return a call of compiled FlexAttention with the same windows, in its own layout."""
     rows, columns = query.shape[1:-2]
 
     def mask(_batch, _head, query_index, key_index):
@@ -90,15 +80,15 @@ def forward_rows():
         call = partial(neighborhood_attention, query, key, value, kernel, backend="fused")
         ours, mm = medians(call, product())
         flops = 4 * batch * heads * math.prod(grid) * math.prod(kernel) * head_dim
-        share = flops / ours / (2 * 2048**3 / mm)
-        yield f"forward {case}", f"{ours * 1e3:.2f} ms", f"useful {share:.1%}", f">= {bar:.0%}", share >= bar
+        share = flops / ours / (2 * SIDE**3 / mm)
+        yield f"forward {case}", milliseconds(ours), f"useful {share:.1%}", f">= {bar:.0%}", share >= bar
         if against_flex:
             with torch.no_grad():
                 other = flex(query, key, value, kernel)
-                ours, theirs = medians(call, other, rounds=5)
-            speed = theirs / ours
+                ours, upstream = medians(call, other, rounds=5)
+            speed = upstream / ours
             yield (
-                f"  against compiled FlexAttention {theirs * 1e3:.1f} ms",
+                f"  against compiled FlexAttention {upstream * 1e3:.1f} ms",
                 "",
                 f"{speed:.1f} x",
                 ">= 15 x",
@@ -117,7 +107,7 @@ def option_rows():
     for name, taken, bar in zip(("dilation 4", "with bias", "bfloat16"), others, (1.5, 1.15, 1.15), strict=True):
         yield (
             f"{name}, (1, 56x56, 2, 32, 7x7)",
-            f"{taken * 1e3:.2f} ms",
+            milliseconds(taken),
             f"{taken / base:.2f} x",
             f"<= {bar} x",
             taken <= bar * base,
@@ -129,37 +119,29 @@ def backward_rows():
     forward = partial(neighborhood_attention, query, key, value, 7, bias=bias, backend="fused")
     alone, both = medians(forward, with_gradients("fused", query, key, value, bias, (7, 7)))
     name = "forward + backward with bias, (4, 56x56, 2, 32, 7x7)"
-    yield name, f"{both * 1e3:.1f} ms", f"{both / alone:.2f} x forward", "<= 5 x", both <= 5 * alone
+    yield name, milliseconds(both), f"{both / alone:.2f} x forward", "<= 5 x", both <= 5 * alone
     (plain,) = medians(with_gradients("reference", query, key, value, bias, (7, 7)), rounds=3)
-    yield "  against the reference", f"{plain * 1e3:.0f} ms", f"{plain / both:.1f} x", ">= 30 x", plain >= 30 * both
+    yield "  against the reference", milliseconds(plain), f"{plain / both:.1f} x", ">= 30 x", plain >= 30 * both
 
 
 @torch.inference_mode()
 def model_rows():
-    ours, theirs = create_model("nat_mini").eval(), timm.create_model("swin_tiny_patch4_window7_224").eval()
+    ours, upstream = create_model("nat_mini").eval(), timm.create_model("swin_tiny_patch4_window7_224").eval()
     for batch, bar in ((1, 0.8), (8, 0.65)):
         images = torch.randn(batch, 3, 224, 224)
-        nat, swin = medians(partial(ours, images), partial(theirs, images), rounds=9)
+        nat, swin = medians(partial(ours, images), partial(upstream, images), rounds=9)
         name = f"NAT-Mini against timm's Swin-T, batch {batch}"
-        yield name, f"{nat * 1e3:.0f} ms", f"{nat / swin:.2f} x", f"<= {bar} x", nat <= bar * swin
-
-
-def resident(which):
-    """Bytes of this process in memory now (VmRSS), or at most since the last reset (VmHWM); Linux."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(which))
+        yield name, milliseconds(nat), f"{nat / swin:.2f} x", f"<= {bar} x", nat <= bar * swin
 
 
 def memory_rows():
-    """What the process's memory grows by at its peak, beyond output, gradients and log-sum-exps."""
+    """Peak memory beyond the output, the gradients and the log-sum-exps."""
     tensors = [torch.randn(1, 512, 512, 4, 32, requires_grad=True) for _ in range(3)]
     seed = torch.ones(1, 512, 512, 4, 32)
     small = [tensor[:, :16, :16] for tensor in tensors]
-    torch.autograd.grad(neighborhood_attention(*small, 7, backend="fused").sum(), small)  # loads what is lazy
-    Path("/proc/self/clear_refs").write_text("5")
-    before = resident("VmRSS")
-    torch.autograd.grad(neighborhood_attention(*tensors, 7, backend="fused"), tensors, seed)
-    extra = resident("VmHWM") - before - 4 * seed.nbytes - seed.nbytes // 32
+    torch.autograd.grad(neighborhood_attention(*small, 7, backend="fused").sum(), small)  # allocates once
+    peak = peak_memory(lambda: torch.autograd.grad(neighborhood_attention(*tensors, 7, backend="fused"), tensors, seed))
+    extra = peak - 4 * seed.nbytes - seed.nbytes // 32
     bar = 8 * torch.get_num_threads()
     yield (
         "peak extra memory, (1, 512x512, 4, 32, 7x7)",
@@ -179,7 +161,7 @@ def main():
             table.add_row(*cells, "yes" if reached else "NO")
             missed += not reached
     Console(width=140).print(table)
-    rate = 2 * 2048**3 / medians(product())[0] / 1e9
+    rate = product_rate() / 1e9
     print(
         f"{platform.machine()}, instruction set {loader.NATIVE.instruction_set}, {torch.get_num_threads()} threads, "
         f"torch {torch.__version__}, torch.mm {rate:.0f} GFLOP/s; {missed} bars missed"

@@ -1,4 +1,4 @@
-"""Error budgets that are computed: what rounding can do to a correct computation, and no more.
+"""Compute error budgets: the largest error that rounding explains, for any correct computation of a function.
 
 `truth` evaluates a function in float64, and again several times with simulated rounding: after every operation of
 PyTorch, forward and backward, it adds random errors of the size that the tested dtype has. The budget of a result is
@@ -91,12 +91,12 @@ def assert_within_budget(got, expected):
         assert error(one, exact) <= allowed, f"error {error(one, exact):.3g}, budget {allowed:.3g}"
 
 
-def assert_definition(function, *inputs, exact, **keywords):
+def assert_definition(function, *inputs, exact, draws=DRAWS, **keywords):
     """Hold `function`, evaluated in float64, to the results of an independent computation in float64.
 
     Both round, so the difference may be twice the budget.
     """
-    allowances = truth(function, *inputs, dtype=torch.float64, **keywords).allowed
+    allowances = truth(function, *inputs, dtype=torch.float64, draws=draws, **keywords).allowed
     ours = evaluate(widened(function, inputs, keywords))
     for one, other, allowed in zip(ours, leaves(exact), allowances, strict=True):
         assert one.shape == other.shape and one.dtype == other.dtype == torch.float64
@@ -104,23 +104,23 @@ def assert_definition(function, *inputs, exact, **keywords):
 
 
 def leaves(result):
-    """The tensors of a function's result, which is one tensor or a sequence."""
+    """Return the tensors of a function's result, which is one tensor or a sequence."""
     return tuple(result) if isinstance(result, (tuple, list)) else (result,)
 
 
 def error(got, exact):
-    """The largest absolute difference from the exact values."""
+    """Return the largest absolute difference from the exact values."""
     return (got.double() - exact.double()).abs().max().item() if exact.numel() else 0.0
 
 
 def rounding(exact, dtype):
-    """One rounding of the largest exact value, or of the smallest number that the dtype can hold."""
+    """Return one rounding of the largest exact value, at least that of the smallest normal number."""
     info = torch.finfo(dtype)
     return info.eps * max(exact.abs().max().item(), info.smallest_normal) if exact.numel() else 0.0
 
 
 def widened(function, inputs, keywords):
-    """The call in float64, with inputs of no history."""
+    """Return the call in float64, with detached inputs."""
     inputs, keywords = tree_map_only(
         torch.Tensor, lambda one: one.detach().double() if is_floating(one) else one.detach(), (inputs, keywords)
     )
@@ -168,7 +168,7 @@ class Rounding(TorchDispatchMode):
         return results
 
     def uniform(self, shape=()):
-        """Random numbers of variance 1, the same on every processor."""
+        """Draw numbers of variance 1, the same on every processor."""
         drawn = torch.rand(shape, generator=self.generator, dtype=torch.float64)
         return drawn.mul_(2 * math.sqrt(3)).sub_(math.sqrt(3))
 
@@ -215,8 +215,15 @@ def of_sum(operation, args, kwargs):
     return [(args[0].numel() / max(squares.numel(), 1), squares)]
 
 
+def of_average(operation, args, kwargs):
+    """Model pooling, interpolation and their gradients: at least four terms, with weights of at most 1."""
+    squares = operation(square(args[0]), *args[1:], **kwargs)
+    terms = max(args[0].numel() / max(squares.numel(), 1), 4)
+    return [(terms, squares / terms)]
+
+
 def of_scattered(operation, args, kwargs):
-    """Index and scatter additions; their number of terms is one for each element of the result."""
+    """Model index and scatter additions, whose elements have different numbers of terms."""
     if not is_floating(args[0]) or ("put" in operation.name() and not (args[3:] or [False])[0]):
         return [(0, None)]
     into, *where, source = args[:4] if "put" not in operation.name() else args[:3]
@@ -281,11 +288,16 @@ randn relu repeat resize roll scalar_tensor select_backward select_scatter sgn s
 sort stack threshold_backward topk tril triu unfold upsample_nearest2d where zero zeros zeros_like
 """
 FUNCTIONS = "cos erf exp exp2 expm1 gelu log log1p log2 pow rsqrt sigmoid silu sin softplus tan tanh"
-EXACT, FUNCTIONS = set(EXACT.split()), set(FUNCTIONS.split())
+AVERAGES = """
+_adaptive_avg_pool2d _adaptive_avg_pool2d_backward avg_pool2d avg_pool2d_backward
+upsample_bilinear2d upsample_bilinear2d_backward
+"""
+EXACT, FUNCTIONS, AVERAGES = set(EXACT.split()), set(FUNCTIONS.split()), set(AVERAGES.split())
 SCATTERED = {"index_add", "index_add_", "scatter_add", "scatter_add_", "index_put", "index_put_", "_index_put_impl_"}
 SUMS = {
     **dict.fromkeys(("bmm", "mm", "mv", "dot"), of_product),
     **dict.fromkeys(SCATTERED, of_scattered),
+    **dict.fromkeys(AVERAGES, of_average),
     "convolution": of_convolution,
     "convolution_backward": of_convolution_backward,
     "sum": of_sum,

@@ -1,17 +1,32 @@
-"""Prints the contract as a table of mechanism by check at the end of a run."""
+"""Marks what `make test` leaves out, and prints the contract as a table of mechanism by check at the end of a run."""
 
+import os
 import re
+import tempfile
 from collections import defaultdict
+from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 from regard.attention import MECHANISMS
+from selection import mark_repetition
 
 # The same examples in every run, however busy the machine is.
 settings.register_profile("regard", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("regard")
 
+# The key of TorchInductor's cache lacks this variable, and code for another vector length corrupts memory.
+if lowered := os.environ.get("ATEN_CPU_CAPABILITY"):
+    folder = Path(tempfile.gettempdir()) / f"regard_inductor_{os.getuid()}_{lowered}"
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+
 CONTRACT = re.compile(r"attention/test_contract\.py::(?:\w+::)?test_(\w+)\[(?:torch\.)?(\w+?)[-\]]")
+
+
+@pytest.hookimpl(tryfirst=True)  # before the marks are read
+def pytest_collection_modifyitems(items):
+    mark_repetition(items)
 
 
 def pytest_terminal_summary(terminalreporter):

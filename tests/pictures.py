@@ -1,4 +1,4 @@
-"""Small folders of images to train on."""
+"""Write small folders of images to train on."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def write_folder(root, count=6, classes=tuple(COLORS)):
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Two threads on a busy machine wait for each other far longer than these small models compute."""
+    """Use one thread: on a busy machine, two wait for each other longer than these small models compute."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

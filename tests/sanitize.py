@@ -1,7 +1,7 @@
-"""Run fused CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer: `make sanitize`.
+"""Run the CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer: `make sanitize`.
 
-Builds the native libraries with the sanitizers, once per instruction set, and loads each into a Python of its own,
-which calls every sample of every mechanism that has a kernel, and larger grids.
+Build the native libraries with the sanitizers, once per instruction set. Load each into a new Python process that
+calls every sample of every mechanism that has a kernel, and larger grids.
 """
 
 import ctypes
@@ -23,10 +23,10 @@ def build(folder):
 
 
 def check(file):
-    """In the child: all samples, in all dtypes, on one and two threads."""
+    """Run all samples in all dtypes, on one and two threads; runs in the child process."""
     import torch
-
     from attention.grids import GRIDS
+
     from budget import leaves
     from regard.attention import MECHANISMS, neighborhood_attention
     from regard.attention._native import loader

@@ -9,7 +9,6 @@ from regard.attention import MECHANISMS
 from .oracle import truth_of
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-BROAD = 4  # samples per mechanism that `make test` runs; `make test-all` runs all
 
 
 def has_kernel(mechanism, sample, device="cpu"):
@@ -17,14 +16,10 @@ def has_kernel(mechanism, sample, device="cpu"):
     return not mechanism.unsupported_reasons(**sample.tensors(device=device), **sample.options)
 
 
-def _marks(mechanism, sample):
-    return () if sample in mechanism.samples[:BROAD] else (pytest.mark.exhaustive,)
-
-
 def parameters(samples=lambda mechanism: mechanism.samples, mechanisms=MECHANISMS):
     """(mechanism, sample)."""
     return [
-        pytest.param(mechanism, sample, id=f"{mechanism.name}-{sample.name}", marks=_marks(mechanism, sample))
+        pytest.param(mechanism, sample, id=f"{mechanism.name}-{sample.name}")
         for mechanism in mechanisms
         for sample in samples(mechanism)
     ]
@@ -33,7 +28,7 @@ def parameters(samples=lambda mechanism: mechanism.samples, mechanisms=MECHANISM
 def on_backends(calls, backends=("reference", "fused")):
     """(mechanism, sample, backend, device): the reference everywhere, kernels where they serve."""
     return [
-        pytest.param(*call.values, backend, device, id=f"{call.id}-{backend}-{device}", marks=call.marks)
+        pytest.param(*call.values, backend, device, id=f"{call.id}-{backend}-{device}")
         for call in calls
         for device in DEVICES
         for backend in backends

@@ -1,4 +1,4 @@
-"""Calls of the mechanisms' samples, with gradients, and their exact values and budgets, computed once."""
+"""Call the mechanisms on their samples, with gradients, and compute the exact values and budgets once."""
 
 from functools import cache
 
@@ -9,12 +9,12 @@ from regard.attention import MECHANISMS
 
 
 def run(mechanism, sample, tensors, backend="reference"):
-    """The outputs of a sample's call."""
+    """Return the outputs of a sample's call."""
     return mechanism.function(**tensors, **sample.options, backend=backend)
 
 
 def run_with_gradients(mechanism, sample, tensors, backend="reference"):
-    """The outputs and the gradients of a fixed projection of them, one after the other."""
+    """Return the outputs, then the gradients of a fixed projection of the outputs."""
     tensors = {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
     outputs = leaves(run(mechanism, sample, tensors, backend))
     generator = torch.Generator().manual_seed(99)
@@ -30,17 +30,25 @@ def sample_truth(mechanism_name, sample_name, dtype):
 
 
 def truth_of(mechanism, sample, dtype=torch.float32):
-    """The exact values of `run_with_gradients` on a sample's tensors in `dtype`, and their budgets in it."""
+    """Return the exact values of `run_with_gradients` on a sample's tensors in `dtype`, with their budgets."""
     return sample_truth(mechanism.name, sample.name, dtype)
 
 
-def assert_kernel_within_budget(function, tensors, **options):
-    """Hold a kernel's outputs and gradients to the budget of its reference."""
+def outputs_and_gradients(function, backend=None, **options):
+    """Return a function of the same tensors that returns the outputs, then the gradients of the sum of their sines."""
 
-    def results(tensors, backend="reference"):
+    def results(*inputs, **tensors):
+        inputs = [tensor.detach().requires_grad_() for tensor in inputs]
         tensors = {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
-        outputs = leaves(function(**tensors, **options, backend=backend))
-        grads = torch.autograd.grad(sum(one.sin().sum() for one in outputs), list(tensors.values()))
-        return *(one.detach() for one in outputs), *grads
+        outputs = leaves(function(*inputs, **tensors, **options, backend=backend))
+        total = sum(output.sin().sum() for output in outputs)
+        gradients = torch.autograd.grad(total, [*inputs, *tensors.values()])
+        return *(output.detach() for output in outputs), *gradients
 
-    assert_within_budget(results(tensors, "fused"), truth(results, tensors))
+    return results
+
+
+def assert_kernel_within_budget(function, tensors, draws=2, **options):
+    """Hold a kernel's outputs and gradients to the budget of its reference."""
+    expected = truth(outputs_and_gradients(function, **options), **tensors, draws=draws)
+    assert_within_budget(outputs_and_gradients(function, backend="fused", **options)(**tensors), expected)

@@ -13,11 +13,10 @@ from .oracle import run
 
 OPERATORS = [pytest.param(mechanism, id=mechanism.name) for mechanism in MECHANISMS if mechanism.operator]
 exhaustive = pytest.mark.exhaustive
-BROAD = [call for call in parameters() if not call.marks]
 
 OPCHECKED = [  # a few seconds each
     pytest.param(*call.values, id=call.id, marks=() if call.values[1] is call.values[0].samples[0] else exhaustive)
-    for call in BROAD
+    for call in parameters()
     if call.values[0].operator
 ]
 
@@ -112,7 +111,7 @@ def test_third_derivatives(mechanism):
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")  # PyTorch's own, of its own kernel
-@pytest.mark.parametrize(("mechanism", "sample", "backend", "device"), on_backends(BROAD))
+@pytest.mark.parametrize(("mechanism", "sample", "backend", "device"), on_backends(parameters()))
 def test_vmap(mechanism, sample, backend, device):
     """Every tensor mapped alone, then all at once, over axes that are not the first."""
     if "batch_0" in sample.name:
@@ -132,7 +131,7 @@ def test_vmap(mechanism, sample, backend, device):
                     torch.testing.assert_close(output[entry], expected)
 
 
-@pytest.mark.parametrize(("mechanism", "sample", "backend", "device"), on_backends(BROAD))
+@pytest.mark.parametrize(("mechanism", "sample", "backend", "device"), on_backends(parameters()))
 def test_inputs_that_need_no_gradient(mechanism, sample, backend, device):
     """One gradient alone equals the same gradient among all, and a call without gradients has the same output."""
     tensors = sample.tensors(device=device)

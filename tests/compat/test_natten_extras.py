@@ -1,4 +1,4 @@
-"""What surrounds NATTEN's attention: its switches, and its counter."""
+"""NATTEN's switches and its FLOP counter."""
 
 import sys
 import types
@@ -20,13 +20,13 @@ SWITCHES = [
 
 
 def test_answers():
-    """What code for 0.17 and 0.20 asks before it calls the fused functions, and what it must not count on."""
+    """The capability queries that code for 0.17 and 0.20 makes before it calls the fused functions."""
     assert natten.HAS_LIBNATTEN is True and natten.get_memory_usage_preference() == "default"
     for name in ANSWERS:
         expected = torch.cuda.is_available() if name == "has_cuda" else name in (*YES, "is_memory_usage_default")
         assert getattr(natten, name)() is expected, name
     for name in ("has_half", "has_bfloat", "has_gemm", "has_fna", "has_fp64_gemm"):
-        assert getattr(natten, name)(0) is (name in YES)  # of which device
+        assert getattr(natten, name)(0) is (name in YES)  # takes a device
 
 
 @pytest.mark.parametrize("name", SWITCHES)
@@ -38,7 +38,7 @@ def test_switches_change_nothing(name):
 
 
 def test_names_of_switches():
-    """Every name of NATTEN 0.15 to 0.21's own, apart from kernel configurations."""
+    """All switches of NATTEN 0.15 to 0.21 exist, apart from kernel configurations."""
     others = {"HAS_LIBNATTEN", "are_deterministic_algorithms_enabled", "get_memory_usage_preference"}
     assert {*ANSWERS, *SWITCHES, *others} == set(_switches.__all__) <= set(natten.__all__)
     assert {"use_autotuner", "use_kv_parallelism_in_fused_na", "disable_tf32", "force_flex_attention"} <= set(SWITCHES)

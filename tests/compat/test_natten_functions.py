@@ -26,7 +26,7 @@ CASES = {
 
 
 def pipeline(query, key, value, bias=None, **options):
-    """The attention as code for NATTEN up to 0.17 writes it, heads last in and out."""
+    """Compute attention with the unfused functions of NATTEN up to 0.17, heads last in and out."""
     query, key, value = (tensor.movedim(-2, 1) for tensor in (query, key, value))
     rank = query.ndim - 3
     qk, av = (getattr(functional, f"na{rank}d_{name}") for name in ("qk", "av"))
@@ -47,7 +47,7 @@ def test_natten_operators(record, attention):
 @pytest.mark.parametrize("attention", [pipeline, fused])
 @pytest.mark.parametrize("case", CASES)
 def test_regards_attention(case, attention):
-    """Outputs and gradients, with the bias, on odd and even sizes, dilated, causal."""
+    """Outputs and gradients equal those of `neighborhood_attention`, for odd and even, dilated and causal windows."""
     grid, options = CASES[case]
     query, key, value, grad = draw(4, 2, *grid, 3, 8)
     kernel = options["kernel_size"]
@@ -80,7 +80,7 @@ def test_logits_are_heads_first_and_row_major():
 
 
 def test_argument_orders():
-    """(kernel_size, dilation), since 0.14.5 and for natten2dav since 0.14.6; the dilation alone before; by name."""
+    """(kernel_size, dilation) since 0.14.5 (natten2dav: 0.14.6), the dilation alone before, and keywords."""
     query, key, value = draw(3, 1, 2, 11, 9, 4)
     rpb = draw(2, 5, 5)
     logits = functional.na2d_qk(query, key, 3, 2, rpb=rpb)
@@ -108,7 +108,7 @@ def test_argument_orders():
 
 
 def test_sizes_with_depth_apart():
-    """As in NATTEN 0.15, and in natten3d* of all versions."""
+    """Separate sizes for depth, as in NATTEN 0.15 and in natten3d* of all versions."""
     query, key, value = draw(3, 1, 2, 3, 10, 11, 4)
     rpb = draw(2, 5, 9, 9)
     logits = functional.na3d_qk(query, key, (3, 5, 5), (1, 2, 2), rpb=rpb)
@@ -136,7 +136,7 @@ def test_sizes_of_0_15(name):
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_qk_with_bias(rank):
-    """NATTEN 0.15's names of natten*dqkrpb."""
+    """NATTEN 0.15 has other names for natten*dqkrpb."""
     query, key = draw(2, 1, 2, *(9, 8, 7)[:rank], 4)
     rpb = draw(2, *[5] * rank)
     sizes = [3, 3, 2, 2] if rank == 3 else [3, 2]
@@ -148,7 +148,7 @@ def test_qk_with_bias(rank):
 
 
 def test_signatures():
-    """Code asks which arguments there are."""
+    """Signatures name the arguments, since callers inspect them."""
     for function in (functional.na1d, functional.na2d, functional.na3d):
         assert {"dilation", "stride", "is_causal", "scale", "rpb"} <= set(inspect.signature(function).parameters)
     assert functional.na2d.__name__ == "na2d" and "[B, H, W, nh, hd]" in functional.na2d.__doc__
@@ -162,7 +162,7 @@ def test_causal_axes_hide_keys():
     assert torch.equal(logits[0, 0] == -torch.inf, hidden)
     weights = torch.rand(1, 1, 6, 3, dtype=torch.float64)
     out = functional.na1d_av(weights, value, 3, is_causal=True)
-    torch.testing.assert_close(out[0, 0, 0], weights[0, 0, 0, 0] * value[0, 0, 0])  # whatever the hidden ones weigh
+    torch.testing.assert_close(out[0, 0, 0], weights[0, 0, 0, 0] * value[0, 0, 0])  # hidden keys have no weight
 
 
 def test_gradients():
@@ -176,7 +176,7 @@ def test_gradients():
 
 
 def test_views_of_a_projection():
-    """What modules pass: three views of one tensor, permuted to heads first."""
+    """Modules pass three views of one tensor, permuted to heads first."""
     qkv = draw(2, 6, 7, 3, 2, 4)
     views = qkv.permute(3, 0, 4, 1, 2, 5)
     copies = views.contiguous()
@@ -205,7 +205,7 @@ def test_sizes_with_depth_compile():
 
 
 def test_mixed_precision():
-    """Under autocast on a GPU the softmax is in float32 and the values are not; the bias stays a parameter."""
+    """As under autocast on a GPU: softmax in float32, values in bfloat16, a float32 bias parameter."""
     query, key, value = draw(3, 1, 2, 6, 6, 4, dtype=torch.bfloat16)
     rpb = torch.zeros(2, 5, 5, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
@@ -304,7 +304,7 @@ class TestBadInput:
         with pytest.raises(UnsupportedError, match=f"has no {name}: "):
             call(*arguments, 3, 1, self.q[:, :, 0])
 
-    def test_what_is_not_there(self):
+    def test_unsupported_arguments(self):
         with pytest.raises(UnsupportedError, match="return_lse"):
             functional.na2d(self.f, self.f, self.f, 3, return_lse=True)
 

@@ -1,4 +1,4 @@
-"""`import natten` without NATTEN, each time in a process of its own."""
+"""`import natten` without NATTEN; each test runs in a new process."""
 
 import subprocess
 import sys
@@ -110,17 +110,17 @@ ours = create_model("dinat_mini", num_classes=5, embed_dim=16, depths=(2, 2), nu
 report = load_weights(ours, network.state_dict())
 assert "hf" in str(report), report
 import torch
-theirs, loaded = network.state_dict(), ours.state_dict()
+upstream, loaded = network.state_dict(), ours.state_dict()
 for level in range(2):
     for block in range(2):
         layer = f"dinat.encoder.levels.{level}.layers.{block}"
         own = f"levels.{level}.blocks.{block}"
-        assert torch.equal(loaded[f"{own}.attn.rpb"], theirs[f"{layer}.attention.self.rpb"])
+        assert torch.equal(loaded[f"{own}.attn.rpb"], upstream[f"{layer}.attention.self.rpb"])
         for kind in ("weight", "bias"):
-            parts = [theirs[f"{layer}.attention.self.{name}.{kind}"] for name in ("query", "key", "value")]
+            parts = [upstream[f"{layer}.attention.self.{name}.{kind}"] for name in ("query", "key", "value")]
             assert torch.equal(loaded[f"{own}.attn.qkv.{kind}"], torch.cat(parts))
-            assert torch.equal(loaded[f"{own}.attn.proj.{kind}"], theirs[f"{layer}.attention.output.dense.{kind}"])
-            assert torch.equal(loaded[f"{own}.mlp.fc1.{kind}"], theirs[f"{layer}.intermediate.dense.{kind}"])
+            assert torch.equal(loaded[f"{own}.attn.proj.{kind}"], upstream[f"{layer}.attention.output.dense.{kind}"])
+            assert torch.equal(loaded[f"{own}.mlp.fc1.{kind}"], upstream[f"{layer}.intermediate.dense.{kind}"])
 try:
     network(torch.randn(1, 3, 32, 32))
 except regard.ShapeError as error:
@@ -145,7 +145,7 @@ def test_a_block_of_the_nat_repository():
 
 
 def test_dinat_of_transformers():
-    """Its import succeeds, it builds, and its weights are ours. (Its forward pass swaps axes, in 4.57 and 5.23.)"""
+    """Import, build and convert the weights. The forward pass of 4.57 and 5.23 swaps axes, which is an error."""
     run(DINAT)
 
 
@@ -246,16 +246,16 @@ def test_installs_once(program):
 
 
 @pytest.mark.parametrize("before", ["", "import natten", "sys.modules['natten'] = None"])
-def test_an_empty_folder_is_no_natten(tmp_path, before):
+def test_an_empty_folder_is_not_natten(tmp_path, before):
     (tmp_path / "natten").mkdir()
     run(EMPTY.format(before=before), cwd=tmp_path)
 
 
-def test_none_is_no_natten():
+def test_none_is_not_natten():
     run(EMPTY.format(before="sys.modules['natten'] = None"))
 
 
-def test_a_natten_that_comes_later_goes_first(real_natten):
+def test_a_natten_installed_later_takes_precedence(real_natten):
     run(LATER.format(folder=str(real_natten)))
 
 
@@ -265,7 +265,7 @@ def test_a_real_natten_stays(real_natten, already):
 
 
 def test_a_stub_stays():
-    """What tests put into sys.modules has no __spec__."""
+    """A stub module that a test put into sys.modules has no __spec__."""
     stub = "import types; sys.modules['natten'] = stub = types.ModuleType('natten'); stub.__version__ = 'stub'"
     run(STAYS.format(already=stub, version="stub"))
     run(STAYS.format(already=f"import regard.compat.natten as ours; ours.install(); {stub}", version="stub"))

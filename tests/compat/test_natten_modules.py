@@ -27,9 +27,9 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize(("theirs", "ours", "grid"), PAIRS)
-def test_state_dicts_fit_each_other(theirs, ours, grid):
-    one, other = theirs(12, 3, 3, bias=True), ours(12, 3, 3)
+@pytest.mark.parametrize(("natten_class", "ours", "grid"), PAIRS)
+def test_state_dicts_fit_each_other(natten_class, ours, grid):
+    one, other = natten_class(12, 3, 3, bias=True), ours(12, 3, 3)
     assert list(one.state_dict()) == ["rpb", "qkv.weight", "qkv.bias", "proj.weight", "proj.bias"]
     x = torch.randn(2, *grid, 12)
     other.load_state_dict(one.state_dict())
@@ -37,7 +37,7 @@ def test_state_dicts_fit_each_other(theirs, ours, grid):
     other.qkv.weight.data.mul_(2)
     one.load_state_dict(other.state_dict())
     assert torch.equal(one(x), other(x))
-    one = theirs(embed_dim=12, num_heads=3, kernel_size=3)
+    one = natten_class(embed_dim=12, num_heads=3, kernel_size=3)
     assert list(one.state_dict()) == ["qkv.weight", "qkv.bias", "proj.weight", "proj.bias"]
     without = ours(12, 3, 3, rel_pos_bias=False)
     without.load_state_dict(one.state_dict())
@@ -45,7 +45,7 @@ def test_state_dicts_fit_each_other(theirs, ours, grid):
 
 
 def test_older_arguments():
-    """NATTEN 0.14 and 0.15: a bias unasked, None for no dilation, and small inputs padded before the projection."""
+    """NATTEN 0.14 and 0.15 have a bias by default, None for no dilation, and pad small inputs before the projection."""
     for options in ({}, {"bias": True}, {"dilation": None}):
         assert NeighborhoodAttention2D(dim=8, num_heads=2, kernel_size=5, **options).rpb.shape == (2, 9, 9)
     attention = NeighborhoodAttention2D(
@@ -71,7 +71,7 @@ def test_older_arguments():
 
 
 def test_depth_apart():
-    """NATTEN 0.15 has arguments of their own for the first of three axes."""
+    """NATTEN 0.15 has separate arguments for the first of three axes."""
     attention = NeighborhoodAttention3D(8, 2, 5, kernel_size_d=3, dilation=2)
     assert (attention.kernel_size, attention.dilation) == ((3, 5, 5), (2, 2, 2))
     attention = NeighborhoodAttention3D(8, 2, kernel_size=5, dilation_d=3)
@@ -102,31 +102,31 @@ def test_depth_apart():
     ids=str,
 )
 def test_newer_arguments(options):
-    """NATTEN 0.17 and later: a bias only if asked for, and no padding."""
+    """NATTEN 0.17 and later have a bias only on request, and no padding."""
     attention = NeighborhoodAttention2D(dim=8, num_heads=2, **{"kernel_size": 5, **options})
     assert (attention.rpb is not None) == options.get("rel_pos_bias", False)
     with pytest.raises(ShapeError, match=r"must fit the grid .* make them smaller or the input larger"):
         attention(torch.randn(1, 3, 7, 8))
 
 
-@pytest.mark.parametrize(("theirs", "grid"), [(theirs, grid) for theirs, _, grid in PAIRS])
-def test_sizes_per_axis_mark_newer_arguments(theirs, grid):
+@pytest.mark.parametrize(("natten_class", "grid"), [(natten_class, grid) for natten_class, _, grid in PAIRS])
+def test_sizes_per_axis_mark_newer_arguments(natten_class, grid):
     rank = len(grid)
     for options in ({"kernel_size": (3,) * rank}, {"kernel_size": 3, "dilation": [1] * rank}, {"kernel_size": 2}):
-        attention = theirs(12, 3, **options)
+        attention = natten_class(12, 3, **options)
         assert attention.rpb is None and attention.small_grid == "error"
-    attention = theirs(12, 3, 3)
+    attention = natten_class(12, 3, 3)
     assert attention.rpb is not None and attention.small_grid == "pad"
 
 
-@pytest.mark.parametrize("theirs", [NeighborhoodAttention1D, NeighborhoodAttention2D])
-def test_ones_need_no_name(theirs):
-    """One is the default of the dilation and of the stride alike."""
-    attention = theirs(8, 2, 3, 1)
+@pytest.mark.parametrize("natten_class", [NeighborhoodAttention1D, NeighborhoodAttention2D])
+def test_ones_need_no_name(natten_class):
+    """1 is the default of both the dilation and the stride."""
+    attention = natten_class(8, 2, 3, 1)
     assert set(attention.dilation) == set(attention.stride) == {1} and attention.rpb is not None
-    assert theirs(8, 2, 3, (1,) * theirs.axes).rpb is None  # one per axis is of 0.17 or later
+    assert natten_class(8, 2, 3, (1,) * natten_class.axes).rpb is None  # one per axis is of 0.17 or later
     with pytest.raises(TypeError, match="must be named"):
-        theirs(8, 2, 3, 1, False)
+        natten_class(8, 2, 3, 1, False)
 
 
 def test_stride_and_causality():
@@ -175,7 +175,7 @@ def test_dropout():
 
 
 def test_dropout_of_weights_is_a_layer():
-    """A subclass may call it, and it may be changed or switched off, as in NATTEN."""
+    """As in NATTEN, a subclass may call the dropout layer, and a caller may change it or switch it off."""
     attention = NeighborhoodAttention2D(8, 2, 3, attn_drop=0.5)
     x = torch.randn(1, 5, 5, 8)
     assert attention.attn_drop(torch.ones(1000)).eq(0).any()
@@ -187,7 +187,7 @@ def test_dropout_of_weights_is_a_layer():
 
 
 def test_a_subclass_on_the_functions():
-    """A forward pass of its own, as written for NATTEN 0.14 on the modules' attributes."""
+    """A subclass with its own forward pass, written for the module attributes of NATTEN 0.14."""
 
     class Own(NeighborhoodAttention2D):
         def forward(self, x):
@@ -199,22 +199,22 @@ def test_a_subclass_on_the_functions():
             return self.proj_drop(self.proj(out.permute(0, 2, 3, 1, 4).flatten(3)))
 
     own = Own(8, 2, 3, dilation=2).double()
-    theirs = NeighborhoodAttention2D(8, 2, 3, dilation=2).double()
-    theirs.load_state_dict(own.state_dict())
+    natten_module = NeighborhoodAttention2D(8, 2, 3, dilation=2).double()
+    natten_module.load_state_dict(own.state_dict())
     x = torch.randn(2, 7, 6, 8, dtype=torch.float64)
-    torch.testing.assert_close(own(x), theirs(x))
+    torch.testing.assert_close(own(x), natten_module(x))
 
 
 def test_a_module_that_natten_pickled():
-    """Unpickling finds the class and restores NATTEN's attributes; the weights can be taken from it."""
-    theirs = nn.Module()
-    theirs.num_heads, theirs.kernel_size, theirs.dilation, theirs.window_size = 2, 3, 1, 3
-    theirs.qkv, theirs.proj, theirs.rpb = nn.Linear(8, 24), nn.Linear(8, 8), nn.Parameter(torch.rand(2, 5, 5))
+    """Unpickling finds the class and restores NATTEN's attributes, and the weights can be loaded from the result."""
+    pickled = nn.Module()
+    pickled.num_heads, pickled.kernel_size, pickled.dilation, pickled.window_size = 2, 3, 1, 3
+    pickled.qkv, pickled.proj, pickled.rpb = nn.Linear(8, 24), nn.Linear(8, 8), nn.Parameter(torch.rand(2, 5, 5))
     found = NeighborhoodAttention2D.__new__(NeighborhoodAttention2D)
-    found.__setstate__(vars(theirs))
+    found.__setstate__(vars(pickled))
     anew = NeighborhoodAttention2D(8, 2, 3)
     anew.load_state_dict(found.state_dict())
-    assert torch.equal(anew.rpb, theirs.rpb)
+    assert torch.equal(anew.rpb, pickled.rpb)
 
 
 class TestBadInput:

@@ -7,7 +7,7 @@ import torch
 
 
 def pooled(tokens, weight, bias, head, scale):
-    """The softmax-weighted sum of one head's channels; tokens are `[N][nh, hd]`."""
+    """Compute the softmax-weighted sum of one head's channels; tokens are `[N][nh, hd]`."""
     scores = [scale * (sum(w * x for w, x in zip(weight[head], token.ravel(), strict=True)) + bias) for token in tokens]
     exponentials = [math.exp(score - max(scores)) for score in scores]
     total = sum(exponentials)

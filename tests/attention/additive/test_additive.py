@@ -1,4 +1,4 @@
-"""Laws of additive attention, and Fastformer's official computation written once more."""
+"""Properties of additive attention, and parity with Fastformer's official computation in NumPy."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def inputs(*grid, heads=2, head_dim=4):
 
 
 def fastformer(x, state, heads):
-    """`FastSelfAttention` of Fastformer's notebook, on `[B, N, D]` without a mask, in NumPy."""
+    """Compute `FastSelfAttention` of Fastformer's notebook, on `[B, N, D]` without a mask, in NumPy."""
     state = {name: tensor.double().numpy() for name, tensor in state.items()}
 
     def dense(name, tokens):
@@ -50,7 +50,7 @@ def test_fastformer(grid):
 
 
 def test_weights_sum_to_1_and_pool():
-    """With the weights in hand, the output is a product of sums."""
+    """The output follows from the two sets of weights by sums and products."""
     tensors = inputs(4, 6)
     alpha, beta = additive_weights(**tensors)
     assert alpha.shape == beta.shape == (2, 4, 6, 2)
@@ -84,7 +84,7 @@ def test_scale_0_pools_the_mean():
 
 
 def test_the_softmax_cancels_the_biases():
-    """Nothing but rounding remains of them, in the weights and in their gradients."""
+    """Adding a bias to all logits changes the weights only by rounding, and its gradient is only rounding."""
     tensors = inputs(4, 5)
     biases = {"query_bias": draw(2, seed=5).requires_grad_(), "key_bias": draw(2, seed=6).requires_grad_()}
     assert_definition(additive_weights, **tensors, **biases, exact=additive_weights(**tensors))

@@ -1,4 +1,4 @@
-"""Laws of efficient additive attention, and parity with timm (second generation) and Hugging Face (first)."""
+"""Properties of efficient additive attention, and parity with timm (second generation) and Hugging Face (first)."""
 
 from importlib import import_module
 
@@ -45,7 +45,7 @@ def test_hugging_face():
 
 
 def test_the_generations_differ():
-    """The same parameters mean something else: a checkpoint of the other generation must not pass unnoticed."""
+    """The two generations give different outputs for the same parameters, so a mix-up is noticed."""
     module, x = EfficientAdditiveAttention(12, 12).double(), draw(2, 35, 12)
     outputs = []
     for module.token_norm in NORMS:
@@ -76,7 +76,7 @@ def test_one_token():
 
 @pytest.mark.parametrize("token_norm", ["l2", "ones"])
 def test_scale_changes_nothing(token_norm):
-    """Powers of two are exact in every step; other scales round, unless the weights are ones."""
+    """A power of two is exact in every step; other scales change the result by rounding."""
     tensors = inputs(4, 5)
     plain = efficient_additive_attention(**tensors, token_norm=token_norm, scale=1.0)
     by_two = efficient_additive_attention(**tensors, token_norm=token_norm, scale=0.125)
@@ -111,7 +111,7 @@ def test_ones_pool_the_plain_sum():
 
 
 def test_zero_tokens_stay_zero():
-    """Padding must not become NaN, in float16 neither, where the authors' clamp of 1e-12 is zero."""
+    """Padding does not become NaN, even in float16, where the authors' clamp of 1e-12 is zero."""
     for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
         zeros = torch.zeros(1, 4, 6, dtype=dtype)
         for out in efficient_additive_attention(zeros, zeros, torch.ones(6, dtype=dtype)):

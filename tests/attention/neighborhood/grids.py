@@ -1,6 +1,6 @@
-"""Calls of neighborhood attention with several tiles, blocks of mixed heads and gathered partners.
+"""Larger calls of neighborhood attention: several tiles, blocks of mixed heads, gathered rows.
 
-Each is a grid, heads, head dim, kernel and options. The small samples reach none of these.
+Each call has a grid, heads, head dim, kernel size and options. The small samples do not reach these code paths.
 """
 
 GRIDS = [
@@ -13,5 +13,5 @@ GRIDS = [
     ((5, 6, 20), 2, 16, (3, 3, 5), {"is_causal": (True, False, True)}),
     ((4, 2000), 1, 64, (3, 3), {}),
     ((6, 6), 2, 256, (3, 3), {}),
-    ((24, 59), 5, 16, (13, 6), {"stride": (8, 1), "is_causal": (True, False)}),  # a rest of heads, in tiles of its own
+    ((24, 59), 5, 16, (13, 6), {"stride": (8, 1), "is_causal": (True, False)}),  # the last heads have separate tiles
 ]

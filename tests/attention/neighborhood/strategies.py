@@ -1,11 +1,11 @@
-"""Random options that fit together, for hypothesis."""
+"""Hypothesis strategies for valid combinations of options."""
 
 from hypothesis import strategies as st
 
 
 @st.composite
 def neighborhood_axes(draw, axes, longest, kernel, stride):
-    """Lengths, kernels, dilations, strides and causality of axes whose windows fit."""
+    """Draw lengths, kernel sizes, dilations, strides and causality of axes, so that every window fits its axis."""
 
     def axis():
         size = draw(st.integers(1, min(kernel, longest)))

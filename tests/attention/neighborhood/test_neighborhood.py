@@ -1,4 +1,4 @@
-"""Laws of neighborhood attention, the golden values of NATTEN's operators, and what is special to its arguments."""
+"""Properties of neighborhood attention, parity with NATTEN's operators, and errors of its arguments."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def test_window_of_the_grids_size_is_full_attention(grid):
 
 
 def test_flip_in_flip_out():
-    """Odd kernels look alike from both sides; the relative table is mirrored with the grid."""
+    """Odd windows are symmetric, so flipping the grid and the bias table flips the output."""
     query, key, value = draw(3, 1, 7, 9, 2, 4)
     bias = draw(2, 5, 9, seed=1)
     mirrored = [tensor.flip(1, 2) for tensor in (query, key, value)]
@@ -79,7 +79,7 @@ def test_weights_reproduce_the_output():
     query, key, value = draw(3, 1, 6, 2, 4)
     weights = neighborhood_weights(query, key, 3, is_causal=True)
     out = neighborhood_attention(query, key, value, 3, is_causal=True)
-    assert torch.equal(weights[0, 0, 0], torch.tensor([1.0, 0, 0], dtype=torch.float64))  # the first sees itself
+    assert torch.equal(weights[0, 0, 0], torch.tensor([1.0, 0, 0], dtype=torch.float64))  # sees only itself
     expected = torch.einsum("hk,khd->hd", weights[0, 5], value[0, 3:6])
     torch.testing.assert_close(out[0, 5], expected, rtol=1e-14, atol=1e-15)
 
@@ -101,7 +101,7 @@ def test_dropout_drops_weights():
 
 
 def test_memory_grows_with_the_window():
-    """No tensor of the forward or backward pass exceeds the gathered keys, let alone N * N."""
+    """No tensor of the forward or backward pass exceeds the gathered keys."""
     query, key, value = (tensor.requires_grad_() for tensor in draw(3, 1, 40, 40, 1, 4, dtype=torch.float32))
     with LargestTensor() as largest:
         neighborhood_attention(query, key, value, 3, backend="reference").sum().backward()

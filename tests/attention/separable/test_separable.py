@@ -1,4 +1,4 @@
-"""Laws of separable attention, and parity with timm's module in both layouts of patches."""
+"""Properties of separable attention, and parity with timm's module in both layouts of patches."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def inputs(*grid, channels=6):
 
 
 def pair(dim, **options):
-    """timm's module and ours with its parameters, whose 1x1 kernels are flattened in a strict load."""
+    """Return timm's module and ours with the same parameters; a strict load flattens the 1x1 kernels."""
     upstream, ours = LinearSelfAttention(dim).double(), SeparableAttention(dim, **options).double()
     ours.load_state_dict(upstream.state_dict())
     return upstream, ours
@@ -35,7 +35,7 @@ def test_timm_on_unfolded_patches():
 
 
 def test_timm_on_an_image():
-    """No unfolding here; there the image is unfolded to 2x2 patches, `[B, C, P, N]`, and folded back."""
+    """Ours takes the image; timm's takes 2x2 patches, `[B, C, P, N]`, so the image is unfolded and folded back."""
     upstream, ours = pair(8, patch_size=2)
     x = draw(2, 6, 10, 8)
     patches = unfold(x.permute(0, 3, 1, 2), 2, stride=2).unflatten(1, (8, 4))
@@ -57,7 +57,7 @@ def test_cross_attention_with_itself_is_self_attention():
 
 @pytest.mark.parametrize("qkv_bias", [True, False])
 def test_cross_attention(qkv_bias):
-    """The rows of the projection: scores and keys of `x_prev`, values of `x`."""
+    """Scores and keys are projections of `x_prev`, values of `x`."""
     module = SeparableAttention(8, qkv_bias=qkv_bias).double()
     x, x_prev = draw(2, 3, 4, 8), draw(2, 7, 5, 8, seed=1)
     query, key, _ = module.qkv_proj(x_prev).split([1, 8, 8], -1)
@@ -79,7 +79,7 @@ def test_weights_sum_to_1_for_every_position_of_a_patch(patch_size):
 
 
 def test_one_token_per_group():
-    """One token, or a patch as large as the grid: no pooling is left."""
+    """With one token per position of a patch, nothing is pooled."""
     for grid, patch_size in (((1, 1), 1), ((4, 6), (4, 6)), ((5,), 5)):
         tensors = inputs(*grid)
         out = separable_attention(**tensors, patch_size=patch_size)
@@ -113,7 +113,7 @@ def test_dropout():
     tensors = {**inputs(40, 50, channels=1), "query": torch.zeros(2, 40, 50, 1, dtype=torch.float64)}
     tensors["key"] = tensors["value"] = torch.ones(2, 40, 50, 1, dtype=torch.float64)
     torch.manual_seed(0)
-    kept = separable_attention(**tensors, dropout_p=0.25)[:, 0, 0, 0] * 0.75  # the share of weights that stay
+    kept = separable_attention(**tensors, dropout_p=0.25)[:, 0, 0, 0] * 0.75  # the share of weights that are kept
     deviation = (0.25 * 0.75 / 2000) ** 0.5
     assert ((kept - 0.75).abs() <= 6 * deviation).all() and (kept != 0.75).any()
     module = SeparableAttention(4, attn_drop=0.5)

@@ -11,7 +11,7 @@ import torch
 
 
 def relative_vector(table, i, j):
-    """The sum over the axes of the row of the clipped distance from position i to position j."""
+    """Sum, over the axes, the table rows of the clipped distances from position i to position j."""
     k = table.shape[1] // 2
     return sum(rows[max(-k, min(k, jj - ii)) + k] for rows, ii, jj in zip(table, i, j, strict=True))
 

@@ -1,4 +1,4 @@
-"""Laws of softmax attention, timm's modules, and what is special to its arguments."""
+"""Properties of softmax attention, parity with timm's modules, and errors of its arguments."""
 
 import pytest
 import timm.layers
@@ -89,7 +89,7 @@ def test_shaw_distance_0_is_one_shared_vector(grid):
 
 
 def test_shaw_depends_on_distance_alone():
-    """Equal queries and keys: the weights' logarithms differ along diagonals by a constant of each row."""
+    """With equal queries and equal keys, logits depend only on the distance, up to a constant per row."""
     query, key = (tensor[:, :1].expand(-1, 9, -1, -1) for tensor in draw(2, 1, 1, 1, 8))
     table = draw(1, 5, 8, seed=1)
     logits = softmax_weights(query, key, relative_key=table)[0, 0].log()
@@ -102,7 +102,7 @@ def test_shaw_depends_on_distance_alone():
 
 
 def test_shaw_holds_no_pairwise_vectors():
-    """The largest tensor, forward and backward, has the weights' B * nh * N * N elements and not N * N * hd."""
+    """The largest tensor, forward and backward, has the B * nh * N * N elements of the weights, not N * N * hd."""
     query, key, value = (tensor.requires_grad_() for tensor in draw(3, 1, 8, 8, 1, 16))
     tables = [tensor.requires_grad_() for tensor in draw(2, 2, 5, 16, seed=1)]
     with LargestTensor() as largest:

@@ -1,4 +1,4 @@
-"""Laws of talking-heads attention, timm's module, and what is special to its arguments."""
+"""Properties of talking-heads attention, parity with timm's module, and errors of its arguments."""
 
 import copy
 
@@ -69,7 +69,7 @@ def test_logits_bias_cancels():
 
 
 def test_logits_bias_has_no_gradient():
-    """Every row's gradients cancel, up to the rounding of their sum; a head's magnitudes bound them."""
+    """The gradients of each row cancel, up to the rounding of their sum."""
     tensors = inputs(heads=(2, 4, 3))
     bias = tensors["logits_bias"].requires_grad_()
     talking_heads_attention(**tensors).sum().backward()

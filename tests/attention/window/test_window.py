@@ -1,4 +1,4 @@
-"""Laws of window attention, timm's module, and what is special to its arguments."""
+"""Properties of window attention, parity with timm's module, and errors of its arguments."""
 
 import itertools
 
@@ -29,7 +29,7 @@ def draw_with_bias(grid, window):
 
 
 def timm_on_a_grid(block, attention, x):
-    """timm's attention of shifted windows on a grid that is a multiple of the window."""
+    """Compute timm's attention in shifted windows; the grid is a multiple of the window."""
     height, width = x.shape[1:3]
     size, shift = attention.window_size, block.shift_size
     windows = timm.window_partition(x.roll((-shift[0], -shift[1]), (1, 2)), size).flatten(1, 2)
@@ -100,7 +100,7 @@ def test_flip_in_flip_out(grid, window):
 
 
 def test_shift_moves_the_windows():
-    """Between the cut tiles at the borders, shifted windows are the unshifted windows of the inner grid."""
+    """Away from the borders, shifted windows are the unshifted windows of the inner grid."""
     tensors = draw_with_bias((10, 11), (4, 3))
     inner = {name: tensor[:, 1:9, 2:11] if name != "bias" else tensor for name, tensor in tensors.items()}
     exact = window_attention(**inner, window_size=(4, 3))
@@ -112,7 +112,7 @@ def test_shift_moves_the_windows():
 
 
 def test_appended_zeros_are_keys():
-    """Position 6 shares its window with two zeros: equal queries and keys of 0 weigh it one in three."""
+    """Position 6 shares its window with two appended zeros, and all logits are 0, so each key weighs 1 / 3."""
     query = key = torch.zeros(1, 7, 1, 4)
     value = torch.ones(1, 7, 1, 1)
     out = window_attention(query, key, value, 3)

@@ -1,0 +1,64 @@
+"""The registered operators under opcheck, export, torch.compile, profilers and FLOP counters."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from drawing import draw_single
+from regard.attention import NeighborhoodAttention2d, WindowAttention, neighborhood_attention
+
+from .kernels import LOCAL, local, needs_native
+
+
+@needs_native
+def test_default_on_the_cpu():
+    query, key, value = draw_single(3, 1, 6, 6, 2, 4)
+    with torch.profiler.profile() as profile:
+        neighborhood_attention(query, key, value, 3)
+    assert "regard::neighborhood_attention" in {event.key for event in profile.key_averages()}
+
+
+@needs_native
+@pytest.mark.parametrize(
+    "layer",
+    [NeighborhoodAttention2d(8, num_heads=2, kernel_size=3), WindowAttention(8, num_heads=2, window_size=3)],
+    ids=LOCAL,
+)
+def test_inductor(layer):
+    torch.compiler.reset()
+    x = torch.randn(2, 7, 9, 8, requires_grad=True)
+    compiled = torch.compile(layer, fullgraph=True)
+    (gradient,) = torch.autograd.grad(compiled(x).sin().sum(), x)
+    (expected,) = torch.autograd.grad(layer(x).sin().sum(), x)
+    torch.testing.assert_close(gradient, expected)
+
+
+@needs_native
+@local
+def test_flops_are_counted(attention):
+    query, key, value = (tensor.requires_grad_() for tensor in draw_single(3, 2, 3, 6, 3, 4))
+    with FlopCounterMode(display=False) as counter:
+        attention(query, key, value).sum().backward()
+    products = 2 * (2 * 18 * 3) * 9 * 4
+    assert counter.get_total_flops() == 2 * products + 5 * products
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import regard",
+        "import torch.utils.flop_counter",
+        "import regard, importlib.util; importlib.util.find_spec(name)",
+    ],
+)
+def test_flop_formulas_in_any_order_of_imports(first):
+    program = f"""
+name = "torch.utils.flop_counter"
+{first}
+import regard, torch, torch.utils.flop_counter as counter
+print(torch.ops.regard.window_attention in counter.flop_registry)
+"""
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "True\n"

@@ -1,0 +1,56 @@
+"""Choose what `make test` leaves to `make test-all`: repetition over samples and models.
+
+For each combination of a test's other parameters (dtype, backend, ...), four samples of every mechanism and one model
+of every family stay in the broad selection. The others get the mark `exhaustive`. Image sizes of a model are
+repetition, too. The choice moves on from combination to combination, so that all together cover more samples and sizes.
+
+`@pytest.mark.exhaustive` leaves a test out of `make test`, and `@pytest.mark.every_parameter` keeps all its parameters.
+"""
+
+from collections import defaultdict
+
+import pytest
+
+from regard.attention import Sample
+from regard.models import MODELS
+from regard.models._families import family_of
+
+SAMPLES_PER_MECHANISM = 4
+MODELS_PER_FAMILY = 1
+
+
+def mark_repetition(items):
+    """Mark the tests that repeat others on one more sample or model."""
+    groups = defaultdict(lambda: defaultdict(list))
+    for item in items:
+        if hasattr(item, "callspec") and not item.get_closest_marker("every_parameter"):
+            kept, key = describe(item.callspec.params)
+            if kept is not None:
+                groups[item.nodeid.partition("[")[0], kept][key].append(item)
+    for (_, kept), combinations in groups.items():
+        for shift, repeated in enumerate(combinations.values()):
+            count = len(repeated)
+            chosen = {(shift + place * count // kept) % count for place in range(min(kept, count))}
+            for place, item in enumerate(repeated):
+                if place not in chosen:
+                    item.add_marker(pytest.mark.exhaustive)
+
+
+def describe(parameters):
+    """Return how many tests of a combination are kept (None: all), and the combination.
+
+    A model is its name, or an object with the name of a model and perhaps of a naming.
+    """
+    kept, key = None, []
+    names = {parameter: getattr(value, "name", value) for parameter, value in parameters.items()}
+    has_model = any(isinstance(name, str) and name in MODELS for name in names.values())
+    for parameter, value in parameters.items():
+        name = names[parameter]
+        if isinstance(value, Sample):
+            kept = SAMPLES_PER_MECHANISM
+        elif isinstance(name, str) and name in MODELS:
+            kept = MODELS_PER_FAMILY
+            key.append((parameter, family_of(name).__name__, getattr(value, "naming", None)))
+        elif not (has_model and isinstance(value, (int, tuple)) and not isinstance(value, bool)):
+            key.append((parameter, name if isinstance(name, str) else repr(value)))
+    return kept, tuple(key)
