@@ -63,7 +63,7 @@ def describe_fields(config: type) -> dict[str, str]:
     _, _, section = (inspect.getdoc(config) or "").partition("Attributes:\n")
     entries = re.findall(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", section.partition("\n\n")[0], re.MULTILINE)
     described = {name: " ".join(text.replace("`", "").split()) for name, text in entries}
-    return {name: text[0].upper() + text[1:] for name, text in described.items()}
+    return {name: text[:1].upper() + text[1:] for name, text in described.items()}
 
 
 def _parameters(config: type) -> list[inspect.Parameter]:

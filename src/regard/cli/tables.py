@@ -1,15 +1,17 @@
-"""Print tables: boxed on a terminal, tab-separated in a pipe."""
+"""Print tables: aligned on a terminal, tab-separated in a pipe."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Sequence
+from typing import Literal
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table as Box
+from rich.table import Table as RichTable
 from rich.text import Text
 
-BORDER = 3  # columns that a box adds per column of the table
+GAP = 2  # spaces between columns
 
 
 class Table:
@@ -42,28 +44,30 @@ class Table:
         """Return the headings and the rows as lines of cells separated by tabs."""
         return ["\t".join(" ".join(cell.split()) for cell in row) for row in (self.headings, *self.rows)]
 
-    def boxed(self, width: int) -> Box | None:
-        """Return the table as rich draws it, or None if it needs more than `width` columns."""
-        box = Box(title=Text(self.title) if self.title else None)
-        needed = 1
+    def aligned(self, width: int) -> RichTable | None:
+        """Return the table for rich to print, or None if `width` characters are too few for it."""
+        table = RichTable(box=None)
+        table.pad_edge, table.padding = False, (0, GAP, 0, 0)
+        needed = -GAP
         for index, heading in enumerate(self.headings):
             is_whole = heading in self.whole
-            cells = [Text(row[index]) for row in (self.headings, *self.rows)]
+            cells = [row[index] for row in (self.headings, *self.rows)]
             pieces = cells if is_whole else [word for cell in cells for word in cell.split()]
-            min_width = max((piece.cell_len for piece in pieces), default=0)
-            needed += min_width + BORDER
-            justify = "right" if heading in self.right else "left"
-            box.add_column(Text(heading), no_wrap=is_whole, min_width=min_width, justify=justify)
+            min_width = max(map(cell_len, pieces))
+            needed += min_width + GAP
+            justify: Literal["left", "right"] = "right" if heading in self.right else "left"
+            table.add_column(Text(heading), no_wrap=is_whole, min_width=min_width, justify=justify)
         for row in self.rows:
-            box.add_row(*map(Text, row))
-        return box if needed <= width else None
+            table.add_row(*map(Text, row))
+        return table if needed <= width else None
 
     def blocks(self) -> list[str]:
         """Return one block of lines per row, each line a heading and its cell."""
-        indent = max(map(len, self.headings)) + 2
+        indent = max(map(len, self.headings)) + GAP
         lines = [self.title] if self.title else []
         for row in self.rows:
-            lines += ["", *(f"{heading:{indent}}{cell}".rstrip() for heading, cell in zip(self.headings, row, strict=True))]
+            named = zip(self.headings, row, strict=True)
+            lines += ["", *(f"{heading:{indent}}{cell}".rstrip() for heading, cell in named)]
         return lines
 
 
@@ -76,11 +80,12 @@ def show(*tables: Table) -> None:
             _write(table.tab_separated())
             continue
         console = Console()
-        box = table.boxed(console.width)
-        if box is None:
+        aligned = table.aligned(console.width)
+        if aligned is None:
             _write(table.blocks())
         else:
-            console.print(box)
+            _write([table.title] if table.title else [])
+            console.print(aligned)
 
 
 def _write(lines: list[str]) -> None:

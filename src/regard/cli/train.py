@@ -57,12 +57,14 @@ class _Bar(Watcher):
 
     def started(self, config: TrainConfig, source: Source, parameters: int) -> None:
         ignored = f", {source.ignored} files ignored (hidden or not images)" if source.ignored else ""
-        skipped = f", {len(source.skipped)} broken images skipped" if source.skipped else ""
+        skipped = f", {len(source.skipped)} broken images left out" if source.skipped else ""
         self._print(f"{config.model}: {parameters:,} parameters, seed {config.seed}, run {config.out}")
         self._print(
             f"{config.data}: {len(source.classes)} classes, {len(source.train)} training images, "
             f"{len(source.test)} test images{ignored}{skipped}"
         )
+        for image, reason in source.skipped.items():
+            self._print(f"left out {image}: {reason}")
         self.epochs = config.epochs
         self._update("starting", 0, None)
 

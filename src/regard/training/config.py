@@ -36,7 +36,7 @@ class TrainConfig:
 
     Attributes:
         model: a name from `regard models`.
-        data: `digits`, or a folder with one subfolder of images per class.
+        data: source of the images: `digits`, or a folder with one subfolder of images per class.
         out: folder to write the run into.
         epochs: passes over the training images.
         batch_size: images per step, in each process.
@@ -49,8 +49,8 @@ class TrainConfig:
             models without a stem, such as nat_nano.
         seed: seed of the weights, the order of the images and the augmentation; at most 2**32 - 1.
         workers: processes that read images. Default: 0 for digits; for folders 4, or the number of processors if lower.
-        device: `cpu`, `cuda`, `mps` or `xpu`. Default: the accelerator of this machine, else the CPU.
-        mixed_precision: `no`, `bf16` or `fp16`.
+        device: type of the device: `cpu`, `cuda`, `mps` or `xpu`. Default: the accelerator of the machine, else `cpu`.
+        mixed_precision: data type of mixed precision: `no`, `bf16` or `fp16`.
         skip_broken: leave out images that cannot be read. Without it, they are listed before training starts.
         overwrite: replace an earlier run in the output folder.
         overrides: fields of the model's configuration that differ from the named model.
@@ -91,8 +91,8 @@ class TrainConfig:
             raise OptionError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}")
         if self.warmup_epochs is not None and 0 < self.warmup_epochs >= self.epochs:
             raise OptionError(
-                f"warmup_epochs must be less than epochs, got {self.warmup_epochs} of {self.epochs}; lower it, or leave it "
-                "out for the default"
+                f"warmup_epochs must be less than epochs, got {self.warmup_epochs} of {self.epochs}; lower it, or "
+                "leave it out"
             )
         if self.device is not None and self.device not in DEVICES:
             raise OptionError.unknown("device", self.device, DEVICES)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,14 +36,14 @@ class Source:
         train: the training images.
         test: the test images.
         ignored: number of files in the folder that are hidden or not images.
-        skipped: broken images that were left out.
+        skipped: broken images that were left out, and why each cannot be read.
     """
 
     classes: tuple[str, ...]
     train: tuple[Example, ...]
     test: tuple[Example, ...]
     ignored: int = 0
-    skipped: tuple[Path, ...] = ()
+    skipped: Mapping[Path, str] = field(default_factory=dict)
 
 
 class ImageDataset(Dataset[tuple[Tensor, int] | DataError]):

@@ -24,7 +24,7 @@ Seen = dict[str, tuple[int, int] | None]
 
 
 class ReadableImages:
-    """The images of a folder that were found readable, kept in a file in torch's hub folder, `torch.hub.get_dir()`.
+    """The images of a folder that were found readable, left in a file in torch's hub folder, `torch.hub.get_dir()`.
 
     A file is known by its size and its modification time. A file that could not be read after all is remembered as
     None, and is decoded the next time.
@@ -127,15 +127,15 @@ def _check(cache: ReadableImages, image: Path) -> str | None:
 
 
 def _without(source: Source, broken: dict[Path, str]) -> Source:
-    kept = {side: tuple(each for each in getattr(source, side) if each[0] not in broken) for side in ("train", "test")}
-    for side, examples in kept.items():
+    left = {side: tuple(each for each in getattr(source, side) if each[0] not in broken) for side in ("train", "test")}
+    for side, examples in left.items():
         before = {label for _, label in getattr(source, side)}
         for label in sorted(before - {label for _, label in examples}):
             raise DataError(
                 f"expected at least one readable {side} image per class, got only broken ones of "
                 f"{source.classes[label]!r}; replace them, or add images"
             )
-    return replace(source, **kept, skipped=tuple(broken))
+    return replace(source, train=left["train"], test=left["test"], skipped=broken)
 
 
 def _fingerprint(image: Path) -> tuple[int, int] | None:
