@@ -20,7 +20,7 @@ def models(
     """List models with their size, published accuracy and weights. If only one model matches, show all details.
 
     Mparams are millions of parameters, GMACs billions of multiply-adds for one image with sides of px pixels, and
-    top-1 is the accuracy on ImageNet-1k in percent.
+    top1 is the accuracy on ImageNet-1k in percent.
 
     Example: regard models "nat_*"
     """
@@ -44,7 +44,7 @@ def as_record(name: str) -> dict[str, Any]:
 
 
 def _listing(names: list[str]) -> Table:
-    numbers = ("Mparams", "GMACs", "px", "top-1")
+    numbers = ("Mparams", "GMACs", "px", "top1")
     table = Table("model", *numbers, "weights", whole=("model",), right=numbers)
     for name in names:
         variant = MODELS[name]

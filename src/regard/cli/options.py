@@ -75,10 +75,10 @@ def _parameter(field: Field[Any], kind: object, described: str | None) -> inspec
     default = inspect.Parameter.empty if field.default is MISSING else field.default
     names, metavar = [f"--{field.name.replace('_', '-')}"], None
     if get_origin(kind) is Mapping:
-        kind, default, names, metavar = list[str] | None, None, ["--set"], "FIELD=VALUE"
+        kind, default, names, metavar = list[str], [], ["--set"], "FIELD=VALUE"
     elif get_origin(kind) in (Union, UnionType) and Path in get_args(kind):
         kind = Path
-    option = typer.Option(*names, help=described, metavar=metavar, show_default=default is not None)
+    option = typer.Option(*names, help=described, metavar=metavar, show_default=default not in (None, []))
     keyword = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(field.name, keyword, default=default, annotation=Annotated[kind, option])
 

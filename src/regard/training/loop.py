@@ -21,7 +21,7 @@ from regard.models import MODELS, Backbone, Preprocessing, create_model
 from regard.training.augmentation import augmentation, with_shifts
 from regard.training.config import TrainConfig
 from regard.training.data import DIGITS, ImageDataset, Source, collate, open_source
-from regard.training.devices import why_unavailable
+from regard.training.devices import CPU, default_device, why_unavailable
 from regard.training.integrity import check_images, suspect
 from regard.training.run import Run, RunConfig
 from regard.training.score import Tally, tally, unpack
@@ -212,6 +212,12 @@ def _accelerator(config: TrainConfig) -> Accelerator:
         raise UnsupportedError(
             f"expected to train on the device {config.device!r}, but {problem}; use --device cpu (device='cpu'), or "
             "leave the device out"
+        )
+    is_on_cpu = config.device == "cpu" or (config.device is None and default_device() == CPU)
+    if is_on_cpu and config.mixed_precision == "fp16":
+        raise UnsupportedError(
+            "expected a mixed precision that the CPU supports, got 'fp16'; use --mixed-precision bf16 "
+            "(mixed_precision='bf16') or no"
         )
     try:
         accelerator = accelerate.Accelerator(cpu=config.device == "cpu", mixed_precision=config.mixed_precision)
