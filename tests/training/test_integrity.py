@@ -59,20 +59,20 @@ def test_broken_images_do_not_cost_an_earlier_run(run, config, folder):
     assert Run.open(run.path).unfinished() is None
 
 
-def test_skip_broken(config, folder):
+def test_skip_broken(config, tmp_path):
     class Keep(Watcher):
         def started(self, config, source, parameters):
             self.source = source
 
+    folder = write_folder(tmp_path / "many", count=20)
     source = open_source(folder)
     broken = {source.train[0][0], source.test[-1][0]}
-    (folder / "red" / "more.png").write_bytes((folder / "red" / "0.png").read_bytes())
     cut(*broken)
     watcher = Keep()
-    run = train(TrainConfig(**config, skip_broken=True), watcher=watcher)
-    assert set(watcher.source.skipped) == broken
+    run = train(TrainConfig(**{**config, "data": folder}, skip_broken=True), watcher=watcher)
+    assert set(watcher.source.skipped) == broken and all(watcher.source.skipped.values())
     used = [image for image, _ in watcher.source.train + watcher.source.test]
-    assert len(used) == 17 and not broken & set(used)
+    assert len(used) == 58 and not broken & set(used)
     assert evaluate(run).images == len(watcher.source.test)  # leaves them out as the run did
 
 
