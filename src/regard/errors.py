@@ -21,6 +21,8 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 
+MAX_LISTED = 20  # valid words in a message
+
 
 class RegardError(Exception):
     """Base class of all exceptions that regard raises on purpose."""
@@ -38,7 +40,9 @@ class OptionError(RegardError, ValueError):
         """Return the error for an unknown `kind` of word, suggesting the most similar of the `valid` words."""
         names = list(valid)
         near = get_close_matches(str(got), names, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"valid: {', '.join(names)}"
+        more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+        valid_names = ", ".join(names[:MAX_LISTED]) + more
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"valid: {valid_names}"
         return cls(f"unknown {kind} {got!r}; {hint}")
 
 

@@ -1,4 +1,4 @@
-"""`regard info`: the layers of a model, without computing anything."""
+"""`regard info`: the layers of a model."""
 
 import re
 

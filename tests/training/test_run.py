@@ -22,7 +22,7 @@ def test_files(run):
     assert set(contents(run.path)) == {"config.json", "curve.png", "metrics.jsonl", "weights.safetensors"}
 
 
-def test_config_says_all(run, folder):
+def test_config_is_complete(run, folder):
     fields = json.loads((run.path / "config.json").read_text())
     assert fields["model"] == "nat_nano" and fields["classes"] == ["blue", "green", "red"]
     assert fields["data"] == str(folder) and fields["recipe"]["seed"] == 0
@@ -31,14 +31,14 @@ def test_config_says_all(run, folder):
     assert fields["versions"]["torch"] and fields["versions"]["timm"]
 
 
-def test_opens_as_it_was_made(config):
+def test_opens_as_it_was_created(config):
     run = train(TrainConfig(**config, overrides={"depths": (1, 1), "num_heads": (2, 2), "dilations": (1, 1)}))
     opened = Run.open(run.path)
     assert opened.config == run.config and opened.config.model_config["depths"] == (1, 1)
     assert len(opened.load_model().levels) == 2
 
 
-def test_outlives_a_change_of_the_variant(run, monkeypatch):
+def test_stays_usable_when_the_variant_changes(run, monkeypatch):
     before = state(run)
     variant = MODELS["nat_nano"]
     config = replace(variant.config, embed_dim=64, depths=(1, 1, 1))
@@ -98,7 +98,7 @@ def test_file_is_refused(config):
         train(TrainConfig(**config))
 
 
-def test_place_that_cannot_be_written(config):
+def test_folder_that_cannot_be_written(config):
     config["out"].touch()
     with pytest.raises(DataError, match="name another folder"):
         train(TrainConfig(**{**config, "out": config["out"] / "below"}))
@@ -110,7 +110,7 @@ def test_empty_folder_is_used(config):
 
 
 @pytest.mark.parametrize(("name", "found"), [("none", "is not a folder"), ("", r"has no config\.json")])
-def test_open_what_is_no_run(tmp_path, name, found):
+def test_open_a_folder_that_is_not_a_run(tmp_path, name, found):
     with pytest.raises(DataError, match=f"which {found}; check the name"):
         Run.open(tmp_path / name)
 

@@ -14,7 +14,7 @@ from regard.models import create_model
 from regard.training import Run, TrainConfig, Watcher, evaluate, open_source, predict, train
 
 
-class Notes(Watcher):
+class Calls(Watcher):
     def __init__(self):
         self.calls = []
 
@@ -81,20 +81,20 @@ def test_it_learns(config):
     assert evaluate(run).top1 == 1.0  # three colors
 
 
-def test_watcher_hears_everything(config):
-    notes = Notes()
-    train(TrainConfig(**config), watcher=notes)
+def test_watcher_calls(config):
+    watcher = Calls()
+    train(TrainConfig(**config), watcher=watcher)
     parameters = sum(parameter.numel() for parameter in create_model("nat_nano", num_classes=3).parameters())
-    steps = max(call[2] for call in notes.calls if call[0] == "stepped")
+    steps = max(call[2] for call in watcher.calls if call[0] == "stepped")
     epochs = [[("stepped", epoch, step + 1) for step in range(steps)] + [("tested", epoch)] for epoch in (1, 2)]
-    assert notes.calls == [("started", parameters), *epochs[0], *epochs[1]]
+    assert watcher.calls == [("started", parameters), *epochs[0], *epochs[1]]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_same_seed_same_weights(config, tmp_path, workers):
     config["workers"] = workers
     first = weights(train(TrainConfig(**config)))
-    torch.rand(3)  # what happened before does not matter
+    torch.rand(3)  # earlier random numbers do not matter
     again = weights(train(TrainConfig(**{**config, "out": tmp_path / "again"})))
     other = weights(train(TrainConfig(**{**config, "out": tmp_path / "other", "seed": 1})))
     assert same(first, again) and not same(first, other)
@@ -186,7 +186,7 @@ def test_image_that_breaks_in_an_epoch(config, folder, workers):
     assert path.parent == folder / "blue" and "\n" not in str(raised.value)
 
 
-def test_image_that_breaks_later_leaves_the_epochs_before(config, folder):
+def test_image_that_breaks_later_keeps_the_finished_epochs(config, folder):
     class Break(Watcher):
         def tested(self, record):
             for image in folder.rglob("*.png"):
@@ -216,12 +216,12 @@ def test_test_image_that_breaks_leaves_the_epoch(config, tmp_path):
 
 
 def test_rate_at_the_ends_of_the_warm_up(config, folder):
-    """From a hundredth of the peak, linearly, over all steps of the first epoch; then the cosine's first step."""
+    """Check that the rate rises linearly from a hundredth of the peak in the first epoch, then follows the cosine."""
     steps = len(open_source(folder).train) // config["batch_size"]
     rates = []
 
     for at in ((1, 1), (1, steps), (2, 1)):
-        with pytest.raises(KeyboardInterrupt):  # an interrupted run tells the rate of its last step
+        with pytest.raises(KeyboardInterrupt):  # an interrupted run records the rate of its last step
             train(TrainConfig(**config, lr=0.01, overwrite=True), watcher=InterruptAt(*at))
         rates.append(Run.open(config["out"]).metrics()[-1]["lr"])
     step = (0.01 - 0.0001) / steps

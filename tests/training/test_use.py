@@ -1,4 +1,4 @@
-"""Evaluation and prediction agree with the model itself, and refuse what does not fit."""
+"""Evaluation and prediction agree with the model, and reject unsuitable input."""
 
 from pathlib import Path
 
