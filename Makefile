@@ -60,8 +60,12 @@ clean:
 
 $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --upgrade pip
 
 $(VENV)/%.installed: pyproject.toml $(NATIVE) | $(BIN)/pip
-	$(BIN)/pip install --quiet --editable '.[$*]'
+	@$(BIN)/pip show --quiet torch 2> /dev/null || printf '%s\n' \
+	  "Installing PyTorch and the other packages into $(VENV). On Linux, PyTorch comes with CUDA by default:" \
+	  "several GB to download and more than 5 GB on disk. If the CPU is enough, press Ctrl-C, install" \
+	  "torch and torchvision from PyTorch's CPU wheels with $(BIN)/pip (see PyTorch's install page), and run make again."
+	$(BIN)/pip install --editable '.[$*]'
 	@touch $@

@@ -26,3 +26,12 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def own_hub(tmp_path_factory):
+    """Keep the cache of readable images out of the user's home."""
+    before = torch.hub.get_dir()
+    torch.hub.set_dir(tmp_path_factory.mktemp("hub"))
+    yield
+    torch.hub.set_dir(before)

@@ -1,4 +1,4 @@
-"""Optional packages: imported where they are used, and missed by the name of the extra that installs them."""
+"""Import optional packages where they are used."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from regard.errors import MissingDependencyError
 
 
 def require(module: str, extra: str) -> ModuleType:
-    """Import an optional `module`, or say which extra of regard installs it.
+    """Import an optional `module`, or name the extra of regard that installs it.
 
     Raises:
         MissingDependencyError: the module, or a package that it needs, is not installed.
@@ -23,5 +23,6 @@ def require(module: str, extra: str) -> ModuleType:
     except ImportError as error:
         package = module.partition(".")[0]
         raise MissingDependencyError(
-            f"this needs the package {package!r} ({error}); install it with: pip install 'regard[{extra}]'"
+            f"expected the package {package!r}, which cannot be imported ({error}); install it with: "
+            f"pip install 'regard[{extra}]'"
         ) from error

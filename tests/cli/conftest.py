@@ -1,1 +1,1 @@
-from pictures import one_thread  # noqa: F401
+from pictures import one_thread, own_hub  # noqa: F401

@@ -1,27 +1,51 @@
+import dataclasses
 import json
+import os
+import pty
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+import typer
 from typer.testing import CliRunner
 
 from pictures import write_folder
 from regard.attention import MECHANISMS
 from regard.attention._native.loader import NATIVE
 from regard.cli import app
-from regard.cli import demo as demo_verb
-from regard.models import MODELS, create_model
-from regard.training import Run, evaluate, predict
+from regard.cli import demo as demo_command
+from regard.cli.options import describe_fields
+from regard.models import create_model
+from regard.training import Run, TrainConfig, evaluate, open_source, predict
 
-VERBS = ("train", "eval", "predict", "models", "info", "convert", "check", "demo")
+COMMANDS = ("train", "eval", "predict", "models", "info", "convert", "check", "demo")
 
 
 def call(*arguments, code=0):
     result = CliRunner().invoke(app, list(map(str, arguments)), env={"COLUMNS": "200"})
     assert result.exit_code == code, result.output
     return result
+
+
+def on_terminal(*arguments, columns=80):
+    """Return what a command prints on a terminal of so many columns, without colors."""
+    environment = {**os.environ, "COLUMNS": str(columns), "TERM": "dumb", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "regard.cli", *map(str, arguments)]
+    reader, terminal = pty.openpty()
+    with subprocess.Popen(command, env=environment, stdout=terminal, stderr=terminal) as process:
+        os.close(terminal)
+        printed = b""
+        try:
+            while part := os.read(reader, 4096):
+                printed += part
+        except OSError:  # how Linux reports the end of a terminal's output
+            pass
+        os.close(reader)
+    assert process.returncode == 0, printed
+    return printed.decode().replace("\r\n", "\n")
 
 
 def one_error(result):
@@ -67,7 +91,7 @@ def test_train_prints_a_line_per_epoch(place):
     (place / "data" / "red" / "notes.txt").touch()
     lines = train(place, "lines").stdout.splitlines()
     assert "seed 0" in lines[0] and f"{place / 'lines'}" in lines[0]
-    assert "3 classes" in lines[1] and "1 files ignored" in lines[1]
+    assert "3 classes" in lines[1] and "1 files ignored" in lines[1] and "left out" not in lines[1]
     assert [line.split()[:2] for line in lines[2:4]] == [["epoch", "1/2"], ["epoch", "2/2"]]
     assert all("images/s" in line and "accuracy" in line for line in lines[2:4])
     assert lines[4].startswith("done: ") and len(lines) == 5
@@ -90,6 +114,82 @@ def test_train_with_override_of_a_wrong_value(place, override):
     assert f"error: {field} must " in one_error(train(place, "no", "--set", override, code=2))
 
 
+def test_train_lists_broken_images_and_leaves_them_out(place):
+    folder = write_folder(place / "damaged", count=20)
+    broken = [image for image, _ in open_source(folder).train[:2]]
+    for image in broken:
+        image.write_bytes(b"no image")
+    error = train(place, "left out", "--data", folder, code=2).stderr
+    assert error.splitlines()[0].startswith("error: expected image files, got 2 that cannot be read; ")
+    assert error.splitlines()[1:] == [f"  {image}: has no known image format" for image in broken]
+    printed = train(place, "left out", "--data", folder, "--skip-broken").stdout
+    assert "2 broken images left out" in printed
+    assert all(f"left out {image}: has no known image format" in printed for image in broken)
+
+
+def test_eval_leaves_out_broken_images(run, place):
+    folder = write_folder(place / "other")
+    (folder / "red" / "0.png").write_bytes(b"no image")
+    assert "red/0.png" in one_error(call("eval", run, "--data", folder, code=2))
+    assert "17 images" in call("eval", run, "--data", folder, "--skip-broken").stdout
+
+
+def test_unfinished_runs_say_so(run, place):
+    unfinished = shutil.copytree(run, place / "unfinished")
+    first, second = (run / "metrics.jsonl").read_text().splitlines()
+    second = second.replace('"interrupted": false', '"interrupted": true')
+    (unfinished / "metrics.jsonl").write_text(f"{first}\n{second}\n")
+    found = "1 of 2 epochs are finished, epoch 2 was interrupted"
+    warning = f"warning: the run {unfinished} is not fully trained: {found}; to train it again, use --overwrite\n"
+    image = place / "data" / "red" / "0.png"
+    for arguments in (["eval", "--json"], ["eval"], ["predict", "--json"], ["predict"]):
+        more = [image] if arguments[0] == "predict" else []
+        printed = call(arguments[0], unfinished, *more, *arguments[1:])
+        assert printed.stderr == warning and "warning" not in printed.stdout
+        assert call(arguments[0], run, *more, *arguments[1:]).stderr == ""
+    assert f"an unfinished run ({found}); replace it with --overwrite" in one_error(train(place, "unfinished", code=2))
+
+
+def test_options_are_the_fields_of_the_config():
+    typer_group = typer.main.get_command(app)
+    options = {option.name: option for option in typer_group.commands["train"].params}
+    described = describe_fields(TrainConfig)
+    for field in dataclasses.fields(TrainConfig):
+        option = options.pop(field.name)
+        assert described[field.name] and option.help == described[field.name]
+        assert option.required is (field.default is field.default_factory is dataclasses.MISSING)
+        if field.default is not dataclasses.MISSING:
+            assert option.default == field.default
+    assert not options
+
+
+def test_options_reach_the_config(monkeypatch):
+    configs = []
+    monkeypatch.setattr("regard.cli.train.train_with_bar", lambda config: configs.append(config) or Run(Path(), None))
+    call("train", "--model", "m", "--data", "d", "--out", "o")
+    assert configs.pop() == TrainConfig(model="m", data=Path("d"), out=Path("o"))
+    changed = {
+        "epochs": 3,
+        "batch_size": 5,
+        "lr": 0.5,
+        "weight_decay": 0.25,
+        "warmup_epochs": 1.5,
+        "label_smoothing": 0.75,
+        "color_jitter": 0.125,
+        "image_size": 9,
+        "seed": 7,
+        "workers": 2,
+        "device": "cpu",
+        "mixed_precision": "bf16",
+    }
+    options = [text for name, value in changed.items() for text in (f"--{name.replace('_', '-')}", value)]
+    flags = ["--skip-broken", "--overwrite", "--set", "depths=1,1", "--set", "small_grid=pad"]
+    call("train", "--model", "m", "--data", "d", "--out", "o", *options, *flags)
+    overrides = {"depths": (1, 1), "small_grid": "pad"}
+    flags = {"skip_broken": True, "overwrite": True, "overrides": overrides}
+    assert configs.pop() == TrainConfig(model="m", data=Path("d"), out=Path("o"), **changed, **flags)
+
+
 def test_train_refuses_an_earlier_run(place, run):
     assert "--overwrite" in one_error(train(place, "run", code=2))
 
@@ -106,14 +206,14 @@ def test_train_names_a_missing_folder(place):
 
 
 @pytest.mark.parametrize("earlier", [False, True])
-def test_interrupt_before_there_is_anything(place, run, monkeypatch, earlier):
+def test_interrupt_before_anything_is_saved(place, run, monkeypatch, earlier):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("regard.training.train", interrupted)
     out = run.name if earlier else "no"
     printed = train(place, out, "--overwrite", code=130).stdout
-    assert f"interrupted; nothing was saved yet in {place / out}" in printed
+    assert f"interrupted; nothing was saved in {place / out}" in printed
 
 
 def test_interrupt_between_making_the_folder_and_saving(place, monkeypatch):
@@ -123,15 +223,15 @@ def test_interrupt_between_making_the_folder_and_saving(place, monkeypatch):
     train(place, "emptied")
     monkeypatch.setattr(Run, "save", interrupted)
     monkeypatch.setattr(Run, "save_curve", lambda *_: None)
-    assert "nothing was saved yet in" in train(place, "emptied", "--overwrite", code=130).stdout
+    assert "nothing was saved in" in train(place, "emptied", "--overwrite", code=130).stdout
 
 
-def test_other_errors_show_their_traceback(place, monkeypatch):
-    def broken(*_):
+def test_other_errors_show_their_traceback(run, monkeypatch):
+    def broken(*_, **__):
         raise ZeroDivisionError
 
     monkeypatch.setattr("regard.training.evaluate", broken)
-    result = CliRunner().invoke(app, ["eval", str(place)])
+    result = CliRunner().invoke(app, ["eval", str(run)])
     assert isinstance(result.exception, ZeroDivisionError)
 
 
@@ -139,15 +239,17 @@ def test_eval(run):
     printed = call("eval", run).stdout
     score = evaluate(run)
     assert f"{score.images} images" in printed and f"top-1 {score.top1:.2%}" in printed and "top-5" not in printed
-    assert all(each.name in printed for each in score.classes)
+    rows = [f"{each.name}\t{each.images}\t{each.correct}\t{each.accuracy:.2%}" for each in score.classes]
+    assert printed.splitlines()[:-1] == ["class\timages\tcorrect\taccuracy", *rows]
 
 
 def test_eval_of_names_that_look_like_markup(place):
     folder = write_folder(place / "markup")
     (folder / "red").rename(folder / "[red]")
     train(place, "run [bold]", "--data", folder)
-    printed = call("eval", place / "run [bold]").stdout
-    assert "[red]" in printed and "run [bold]: accuracy" in " ".join(printed.split())  # a long path wraps
+    printed = on_terminal("eval", place / "run [bold]")
+    assert "[red]" in printed and "run [bold]: accuracy per class" in printed
+    assert "[red]\t" in call("eval", place / "run [bold]").stdout
 
 
 def test_eval_as_json(run, place):
@@ -185,8 +287,8 @@ def test_predict_as_json(run, place):
 def test_models():
     printed = call("models").stdout
     parameters = sum(parameter.numel() for parameter in create_model("nat_nano").parameters())
-    (line,) = (line for line in printed.splitlines() if " nat_nano " in line)
-    assert all(f" {name} " in printed for name in MODELS) and f"{parameters / 1e6:.2f} M" in line
+    (row,) = (row for row in map(str.split, printed.splitlines()) if row[0] == "nat_nano")
+    assert row[1] == f"{parameters / 1e6:.2f}"
 
 
 def test_models_by_part_of_the_name():
@@ -200,9 +302,24 @@ def test_unknown_model():
 
 def test_check():
     printed = call("check").stdout
-    assert all(mechanism.name in printed for mechanism in MECHANISMS)
+    assert all(f"\n{mechanism.name}\tcpu\t" in printed for mechanism in MECHANISMS)
     assert torch.__version__ in printed and "timm" in printed and "missing" not in printed
     assert (NATIVE.instruction_set or NATIVE.problem[:20]) in printed
+
+
+def test_check_shows_why_calls_are_not_fused():
+    tables = call("check").stdout.split("\n\n")
+    rows = [line.split("\t") for line in tables[2].splitlines()]
+    assert rows[0] == ["mechanism", "device", "reason", "calls"]
+    shown = {(name, reason): calls for name, device, reason, calls in rows[1:] if device == "cpu"}
+    expected = {}
+    for mechanism in MECHANISMS:
+        for sample in mechanism.samples:
+            for reason in mechanism.unsupported_reasons(**sample.tensors(), **sample.options):
+                expected.setdefault((mechanism.name, " ".join(reason.split())), []).append(sample.name)
+    count = {mechanism.name: len(mechanism.samples) for mechanism in MECHANISMS}
+    names = {key: "all" if len(calls) == count[key[0]] else ", ".join(calls) for key, calls in expected.items()}
+    assert names and shown == names
 
 
 def test_check_notices_a_broken_reference(monkeypatch):
@@ -217,20 +334,20 @@ def test_check_notices_a_broken_reference(monkeypatch):
 
 def test_help():
     printed = call("--help").stdout
-    assert all(verb in printed for verb in VERBS)
-    for verb in VERBS:
-        assert f"Example: regard {verb}" in call(verb, "--help").stdout
+    assert all(command in printed for command in COMMANDS)
+    for command in COMMANDS:
+        assert f"Example: regard {command}" in call(command, "--help").stdout
 
 
 def test_version():
     assert call("--version").stdout.startswith("regard ")
 
 
-def test_misspelt_verb():
+def test_misspelled_command():
     assert "Did you mean 'train'" in call("trian", code=2).stderr
 
 
-def test_misspelt_option():
+def test_misspelled_option():
     assert "--model" in call("train", "--modle", "nat_nano", code=2).stderr
 
 
@@ -259,9 +376,32 @@ def test_without_the_optional_packages(tmp_path):
 
 def test_demo_says_who_missed_the_goal(run, tmp_path, monkeypatch):
     shutil.copytree(run, tmp_path / "demo" / "nat_nano")  # an earlier one, to be replaced
-    monkeypatch.setattr(demo_verb, "GOAL", 1.01)
-    monkeypatch.setattr(demo_verb, "MODELS", ("nat_nano",))
+    monkeypatch.setattr(demo_command, "GOAL", 1.01)
+    monkeypatch.setattr(demo_command, "MODELS", ("nat_nano",))
     result = call("demo", "--out", tmp_path / "demo", "--epochs", 3, code=1)
-    assert "missed the goal of 101%: nat_nano" in result.stderr
+    assert "failed: expected a test accuracy of at least 101%, missed by nat_nano" in result.stderr
+    assert "passed" not in result.stdout
     assert "0.png" in result.stdout and str(tmp_path / "demo" / "nat_nano") in result.stdout
     assert f"{evaluate(tmp_path / 'demo' / 'nat_nano').top1:.2%}" in result.stdout
+
+
+def test_demo_ends_with_the_next_command(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo_command, "GOAL", 0.0)
+    monkeypatch.setattr(demo_command, "MODELS", ("nat_nano",))
+    monkeypatch.setattr(sys, "argv", [".venv/bin/regard"])
+    *_, passed, last = call("demo", "--out", tmp_path / "demo", "--epochs", 1).stdout.splitlines()
+    assert passed == "passed" and last.startswith("next: .venv/bin/regard predict ")
+    printed = call(*last.removeprefix("next: .venv/bin/regard ").split()).stdout  # it can be run as it is
+    assert "0.png\t" in printed
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_demo_shows_the_progress_of_the_installation(tmp_path):
+    command = ["make", "--dry-run", f"VENV={tmp_path / 'none'}", "demo"]
+    root = Path(__file__).parents[2]
+    lines = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout.splitlines()
+    (install,) = (index for index, line in enumerate(lines) if "--editable" in line)
+    before = " ".join(lines[:install])
+    assert "several GB" in before and "CPU wheels" in before
+    assert not any(option in lines[install].split() for option in ("--quiet", "-q"))
+    assert "regard demo" in lines[-1]

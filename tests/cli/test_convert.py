@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from regard.checkpoint import load_state
-from regard.cli.train import parse_override
+from regard.cli.options import parse_override
 from regard.models import create_model, load_weights, save_weights
 
 from .test_cli import call, one_error

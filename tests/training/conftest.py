@@ -1,6 +1,6 @@
 import pytest
 
-from pictures import one_thread, write_folder  # noqa: F401
+from pictures import one_thread, own_hub, write_folder  # noqa: F401
 from regard.training import TrainConfig, train
 
 
@@ -11,7 +11,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def config(tmp_path, folder):
-    """The keywords of a training run of a moment."""
+    """The fields of a training run that takes a moment."""
     return {
         "model": "nat_nano",
         "data": folder,

@@ -104,20 +104,20 @@ def fails(folder, *reasons):
 
 
 def test_missing(tmp_path):
-    fails(tmp_path / "none", "where there is nothing", "check the name")
+    fails(tmp_path / "none", "which does not exist", "check the name")
 
 
 def test_file(tmp_path):
     (tmp_path / "a").touch()
-    fails(tmp_path / "a", "where there is a file")
+    fails(tmp_path / "a", "which is a file")
 
 
 def test_empty(tmp_path):
-    fails(tmp_path, "got no sub-folder and 0 files")
+    fails(tmp_path, "got no subfolder and 0 files")
 
 
 def test_images_without_classes(folder):
-    fails(folder / "red", "got no sub-folder and 6 files", "one sub-folder per class")
+    fails(folder / "red", "got no subfolder and 6 files", "one subfolder per class")
 
 
 def test_one_class(tmp_path):
@@ -144,7 +144,7 @@ def test_single_image_in_a_class(folder):
 def test_empty_side(tmp_path):
     write_folder(tmp_path / "train")
     (tmp_path / "val").mkdir()
-    fails(tmp_path, "got no sub-folder", "val")
+    fails(tmp_path, "got no subfolder", "val")
 
 
 def test_side_with_an_empty_class(tmp_path):

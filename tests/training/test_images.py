@@ -1,11 +1,13 @@
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from regard.errors import DataError
+from regard.errors import BrokenImageError
 from regard.training import Preprocessing, read_image
-from regard.training.images import find_images
+from regard.training.images import find_images, why_broken
 
 
 def read_pixels(path):
@@ -16,6 +18,7 @@ def read_pixels(path):
 
 def read_saved(image, path, **options):
     image.save(path, **options)
+    assert why_broken(path) is None and why_broken(path, decode=True) is None
     return read_pixels(path)
 
 
@@ -88,9 +91,10 @@ def test_ending_does_not_matter(tmp_path):
 
 
 def fails(path, reason):
-    with pytest.raises(DataError, match=reason) as raised:
+    with pytest.raises(BrokenImageError, match=reason) as raised:
         read_image(path)
-    assert str(path) in str(raised.value)
+    assert str(path) in str(raised.value) and raised.value.images == {path: why_broken(path)}
+    assert pickle.loads(pickle.dumps(raised.value)).images == raised.value.images  # worker processes send it
 
 
 def test_missing(tmp_path):
@@ -98,7 +102,7 @@ def test_missing(tmp_path):
 
 
 def test_folder(tmp_path):
-    fails(tmp_path, "got the folder")
+    fails(tmp_path, "is a folder; name the files in it")
 
 
 def test_empty(tmp_path):
@@ -119,9 +123,26 @@ def test_truncated(tmp_path, ending):
     fails(path, "cannot be decoded|no known image format")
 
 
+@pytest.mark.parametrize("ending", ["png", "jpg", "gif"])
+def test_complete_files_are_not_decoded(tmp_path, ending, monkeypatch):
+    path = tmp_path / f"a.{ending}"
+    Image.new("RGB", (64, 64)).save(path)
+    monkeypatch.setattr("regard.training.images.read_image", None)
+    assert why_broken(path) is None
+
+
+def test_damage_in_the_middle_is_found_by_decoding_only(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(path)
+    content = path.read_bytes()
+    middle = len(content) // 2
+    path.write_bytes(content[:middle] + bytes(100) + content[middle + 100 :])
+    assert why_broken(path) is None and "cannot be decoded" in why_broken(path, decode=True)
+
+
 def test_floats(tmp_path):
     Image.new("F", (2, 2), 0.5).save(tmp_path / "a.tiff")
-    fails(tmp_path / "a.tiff", "floating-point numbers without an agreed range")
+    fails(tmp_path / "a.tiff", "floating-point numbers without a known range")
 
 
 def test_32_bit_integers(tmp_path):

@@ -22,7 +22,7 @@ def test_files(run):
     assert set(contents(run.path)) == {"config.json", "curve.png", "metrics.jsonl", "weights.safetensors"}
 
 
-def test_config_says_all(run, folder):
+def test_config_is_complete(run, folder):
     fields = json.loads((run.path / "config.json").read_text())
     assert fields["model"] == "nat_nano" and fields["classes"] == ["blue", "green", "red"]
     assert fields["data"] == str(folder) and fields["recipe"]["seed"] == 0
@@ -31,14 +31,14 @@ def test_config_says_all(run, folder):
     assert fields["versions"]["torch"] and fields["versions"]["timm"]
 
 
-def test_opens_as_it_was_made(config):
+def test_opens_as_it_was_created(config):
     run = train(TrainConfig(**config, overrides={"depths": (1, 1), "num_heads": (2, 2), "dilations": (1, 1)}))
     opened = Run.open(run.path)
     assert opened.config == run.config and opened.config.model_config["depths"] == (1, 1)
     assert len(opened.load_model().levels) == 2
 
 
-def test_outlives_a_change_of_the_variant(run, monkeypatch):
+def test_stays_usable_when_the_variant_changes(run, monkeypatch):
     before = state(run)
     variant = MODELS["nat_nano"]
     config = replace(variant.config, embed_dim=64, depths=(1, 1, 1))
@@ -55,7 +55,7 @@ def test_curve_is_an_image(run):
 
 def test_earlier_run_is_refused(run, config):
     before = contents(run.path)
-    with pytest.raises(DataError, match=r"got the earlier run .*--overwrite"):
+    with pytest.raises(DataError, match=r"which holds a finished run; replace it with --overwrite"):
         train(TrainConfig(**config))
     assert contents(run.path) == before
 
@@ -98,7 +98,7 @@ def test_file_is_refused(config):
         train(TrainConfig(**config))
 
 
-def test_place_that_cannot_be_written(config):
+def test_folder_that_cannot_be_written(config):
     config["out"].touch()
     with pytest.raises(DataError, match="name another folder"):
         train(TrainConfig(**{**config, "out": config["out"] / "below"}))
@@ -109,10 +109,10 @@ def test_empty_folder_is_used(config):
     assert len(train(TrainConfig(**config)).metrics()) == 2
 
 
-@pytest.mark.parametrize("found", ["no folder", "a folder without"])
-def test_open_what_is_no_run(tmp_path, found):
-    with pytest.raises(DataError, match=f"{found}.*check the name"):
-        Run.open(tmp_path if found.startswith("a") else tmp_path / "none")
+@pytest.mark.parametrize(("name", "found"), [("none", "is not a folder"), ("", r"has no config\.json")])
+def test_open_a_folder_that_is_not_a_run(tmp_path, name, found):
+    with pytest.raises(DataError, match=f"which {found}; check the name"):
+        Run.open(tmp_path / name)
 
 
 def test_open_a_config_of_other_fields(run):
@@ -123,12 +123,50 @@ def test_open_a_config_of_other_fields(run):
         Run.open(run.path)
 
 
-def test_open_a_recipe_without_batch_size(run):
+@pytest.mark.parametrize("name", ["batch_size", "epochs"])
+def test_open_a_recipe_without_a_number(run, name):
     fields = json.loads((run.path / "config.json").read_text())
-    del fields["recipe"]["batch_size"]
+    del fields["recipe"][name]
     (run.path / "config.json").write_text(json.dumps(fields))
-    with pytest.raises(DataError, match=r"got other fields .*batch_size"):
+    with pytest.raises(DataError, match=f"got other fields .*{name}"):
         Run.open(run.path)
+
+
+def test_damaged_metrics(run):
+    (run.path / "metrics.jsonl").write_text("{")
+    with pytest.raises(DataError, match=r"one JSON object per line in .*metrics\.jsonl"):
+        Run.open(run.path).unfinished()
+
+
+def test_unfinished_runs(run):
+    first, second = run.metrics()
+
+    def found(*records):
+        (run.path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+        return run.unfinished()
+
+    assert found(first, second) is None
+    assert found(first) == "1 of 2 epochs are finished"
+    assert found(first, {**second, "interrupted": True}) == "1 of 2 epochs are finished, epoch 2 was interrupted"
+    assert found() == "0 of 2 epochs are finished"
+    (run.path / "metrics.jsonl").unlink()
+    assert run.unfinished() == "0 of 2 epochs are finished"
+
+
+@pytest.mark.parametrize(
+    ("left", "found"),
+    [
+        (["config.json"], r"an unfinished run \(0 of 2 epochs are finished\)"),
+        (["config.json", "weights.safetensors", "metrics.jsonl"], "a finished run"),
+    ],
+)
+def test_the_next_try_is_told_what_the_folder_holds(run, config, left, found):
+    for file in run.path.iterdir():
+        if file.name not in left:
+            file.unlink()
+    with pytest.raises(DataError, match=f"which holds {found}; replace it with --overwrite"):
+        train(TrainConfig(**config))
+    assert len(train(TrainConfig(**config, overwrite=True)).metrics()) == 2
 
 
 @pytest.mark.parametrize("content", [b'{"regard_run": 1,', b"\xff", b"{}"])

@@ -1,6 +1,5 @@
 import math
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -10,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from regard.errors import DataError, OptionError, RegardError, UnsupportedError
+from regard.errors import BrokenImageError, DataError, OptionError, RegardError, UnsupportedError
 from regard.models import create_model
 from regard.training import Run, TrainConfig, Watcher, evaluate, open_source, predict, train
 
 
-class Notes(Watcher):
+class Calls(Watcher):
     def __init__(self):
         self.calls = []
 
@@ -64,25 +63,38 @@ def test_rate_warms_up_and_falls(config):
     assert rates[1] < 0.004
 
 
+@pytest.mark.parametrize(("epochs", "warmup"), [(1, 0.5), (2, 1.0), (4, 2.0), (30, 2.0)])
+def test_default_warm_up_fits_the_epochs(config, epochs, warmup):
+    del config["warmup_epochs"]
+    assert TrainConfig(**{**config, "epochs": epochs}).warmup == warmup
+    assert TrainConfig(**{**config, "epochs": epochs}, warmup_epochs=0).warmup == 0
+
+
+def test_one_epoch_with_the_default_warm_up(config):
+    del config["warmup_epochs"]
+    run = train(TrainConfig(**{**config, "epochs": 1}))
+    assert len(run.metrics()) == 1 and run.config.recipe["warmup_epochs"] == 0.5 and run.unfinished() is None
+
+
 def test_it_learns(config):
     run = train(TrainConfig(**{**config, "epochs": 12, "lr": 0.003}))
     assert evaluate(run).top1 == 1.0  # three colors
 
 
-def test_watcher_hears_everything(config):
-    notes = Notes()
-    train(TrainConfig(**config), watcher=notes)
+def test_watcher_calls(config):
+    watcher = Calls()
+    train(TrainConfig(**config), watcher=watcher)
     parameters = sum(parameter.numel() for parameter in create_model("nat_nano", num_classes=3).parameters())
-    steps = max(call[2] for call in notes.calls if call[0] == "stepped")
+    steps = max(call[2] for call in watcher.calls if call[0] == "stepped")
     epochs = [[("stepped", epoch, step + 1) for step in range(steps)] + [("tested", epoch)] for epoch in (1, 2)]
-    assert notes.calls == [("started", parameters), *epochs[0], *epochs[1]]
+    assert watcher.calls == [("started", parameters), *epochs[0], *epochs[1]]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_same_seed_same_weights(config, tmp_path, workers):
     config["workers"] = workers
     first = weights(train(TrainConfig(**config)))
-    torch.rand(3)  # what happened before does not matter
+    torch.rand(3)  # earlier random numbers do not matter
     again = weights(train(TrainConfig(**{**config, "out": tmp_path / "again"})))
     other = weights(train(TrainConfig(**{**config, "out": tmp_path / "other", "seed": 1})))
     assert same(first, again) and not same(first, other)
@@ -156,20 +168,25 @@ def test_control_c(config):
         finally:
             process.kill()
     assert process.returncode == 130 and "Traceback" not in printed, printed
-    assert f"interrupted; the weights, metrics and curve so far are in {out}" in printed
+    assert f"interrupted; the current weights, the metrics and their plot are in {out}" in printed
     assert (out / "curve.png").is_file() and evaluate(out).images > 0
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_unreadable_image(config, folder, workers):
-    bad = folder / "red" / "0.png"
-    bad.write_bytes(bad.read_bytes()[:40])
-    with pytest.raises(DataError) as raised:
-        train(TrainConfig(**{**config, "workers": workers}))
-    assert str(bad) in str(raised.value) and "\n" not in str(raised.value)
+def test_image_that_breaks_in_an_epoch(config, folder, workers):
+    class Break(Watcher):
+        def started(self, config, source, parameters):
+            for image, label in source.train:
+                if label == 0:
+                    image.write_bytes(image.read_bytes()[:40])
+
+    with pytest.raises(BrokenImageError) as raised:
+        train(TrainConfig(**{**config, "workers": workers}), watcher=Break())
+    (path,) = raised.value.images
+    assert path.parent == folder / "blue" and "\n" not in str(raised.value)
 
 
-def test_image_that_breaks_later_leaves_the_epochs_before(config, folder):
+def test_image_that_breaks_later_keeps_the_finished_epochs(config, folder):
     class Break(Watcher):
         def tested(self, record):
             for image in folder.rglob("*.png"):
@@ -182,28 +199,29 @@ def test_image_that_breaks_later_leaves_the_epochs_before(config, folder):
     assert torch.stack([tensor.isfinite().all() for tensor in weights(run).values()]).all()
 
 
-def test_broken_test_image_leaves_the_epoch(config, folder, tmp_path):
-    data = tmp_path / "split"
-    for side in ("train", "val"):
-        shutil.copytree(folder, data / side)
-    (data / "val" / "red" / "0.png").write_bytes(b"no image")
-    config = {**config, "data": data, "epochs": 1, "warmup_epochs": 0}
-    with pytest.raises(DataError, match=r"val/red/0\.png"):
-        train(TrainConfig(**config))
+def test_test_image_that_breaks_leaves_the_epoch(config, tmp_path):
+    class Break(Watcher):
+        def started(self, config, source, parameters):
+            source.test[0][0].write_bytes(b"no image")
+
+    config = {**config, "epochs": 1, "warmup_epochs": 0}
+    frozen = train(TrainConfig(**{**config, "out": tmp_path / "frozen", "lr": 0.0}))
+    with pytest.raises(BrokenImageError, match=r"blue/\d\.png"):
+        train(TrainConfig(**config), watcher=Break())
     run = Run.open(config["out"])
     (record,) = run.metrics()
     assert record["interrupted"] and record["train_loss"] > 0 and record["test_loss"] is None
-    frozen = train(TrainConfig(**{**config, "data": folder, "out": tmp_path / "frozen", "lr": 0.0}))
+    assert run.unfinished() == "0 of 1 epochs are finished, epoch 1 was interrupted"
     assert not same(weights(run), weights(frozen)) and (run.path / "curve.png").is_file()
 
 
 def test_rate_at_the_ends_of_the_warm_up(config, folder):
-    """From a hundredth of the peak, linearly, over all steps of the first epoch; then the cosine's first step."""
+    """Check that the rate rises linearly from a hundredth of the peak in the first epoch, then follows the cosine."""
     steps = len(open_source(folder).train) // config["batch_size"]
     rates = []
 
     for at in ((1, 1), (1, steps), (2, 1)):
-        with pytest.raises(KeyboardInterrupt):  # an interrupted run tells the rate of its last step
+        with pytest.raises(KeyboardInterrupt):  # an interrupted run records the rate of its last step
             train(TrainConfig(**config, lr=0.01, overwrite=True), watcher=InterruptAt(*at))
         rates.append(Run.open(config["out"]).metrics()[-1]["lr"])
     step = (0.01 - 0.0001) / steps
@@ -222,7 +240,7 @@ def test_option_takes_effect(config, tmp_path, option):
 
 
 def test_diverging_loss(config):
-    with pytest.raises(RegardError, match=r"the loss became .* lower learning rate than 1e"):
+    with pytest.raises(RegardError, match=r"expected a finite training loss, got .* lower learning rate than 1e"):
         train(TrainConfig(**{**config, "epochs": 20, "lr": 1e30, "warmup_epochs": 0}))
     assert all(tensor.isfinite().all() for tensor in weights(Run.open(config["out"])).values())
 
@@ -264,7 +282,7 @@ def test_digits(config):
         ({"lr": math.nan}, "lr must be a finite number, got nan"),
         ({"lr": "x"}, "lr must be a finite number, got 'x'"),
         ({"weight_decay": math.inf}, "weight_decay must be a finite number"),
-        ({"warmup_epochs": None}, "warmup_epochs must be a finite number"),
+        ({"warmup_epochs": "x"}, "warmup_epochs must be a finite number or None"),
         ({"label_smoothing": True}, "label_smoothing must be a finite number, got True"),
         ({"color_jitter": -0.1}, "color_jitter must be at least 0"),
         ({"color_jitter": "x"}, "color_jitter must be a finite number"),
@@ -279,7 +297,7 @@ def test_digits(config):
         ({"overrides": {"drop_path_rate": "x"}}, "drop_path_rate must be a finite number, got 'x'"),
         ({"workers": -1}, "workers must be at least 0"),
         ({"image_size": 0}, "image_size must be at least 1"),
-        ({"warmup_epochs": 2}, "warmup_epochs must be fewer than epochs, got 2 of 2"),
+        ({"warmup_epochs": 2}, "warmup_epochs must be less than epochs, got 2 of 2; lower it, or leave it out"),
         ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\)"),
         ({"device": "cdua"}, "unknown device 'cdua'; did you mean 'cuda'"),
         ({"mixed_precision": "bf61"}, "unknown mixed_precision 'bf61'; did you mean 'bf16'"),
@@ -296,12 +314,13 @@ def test_wrong_options(config, changed, message):
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="needs a machine without accelerator")
 def test_absent_device(config):
-    with pytest.raises(UnsupportedError, match="expected the device 'cuda', got 'cpu'"):
+    message = r"device 'cuda', but CUDA is not available: PyTorch .*; use --device cpu \(device='cpu'\)"
+    with pytest.raises(UnsupportedError, match=message):
         train(TrainConfig(**{**config, "device": "cuda"}))
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="needs a machine without accelerator")
 def test_absent_precision(config):
-    with pytest.raises(UnsupportedError, match="mixed_precision 'fp16', got from accelerate"):
+    with pytest.raises(UnsupportedError, match=r"CPU supports, got 'fp16'; use --mixed-precision bf16"):
         train(TrainConfig(**{**config, "mixed_precision": "fp16"}))
     assert not config["out"].exists()

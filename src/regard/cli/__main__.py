@@ -1,4 +1,4 @@
-"""`python -m regard.cli`, for launchers that want a module."""
+"""Run the command line with `python -m regard.cli`, as launchers do."""
 
 from regard.cli import main
 

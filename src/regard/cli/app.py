@@ -1,24 +1,27 @@
-"""The application: its verbs, and how errors reach the user."""
+"""The application: its commands, and how it reports errors."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from typer.core import TyperGroup
 
 from regard.cli import check, convert, demo, evaluate, info, models, predict, train
-from regard.errors import RegardError
+from regard.errors import BrokenImageError, RegardError
 from regard.training.versions import version
 
 
 class _Group(TyperGroup):
-    """Prints an error that regard raises on purpose as one line; any other one is a bug and shows its traceback."""
+    """Print exceptions of regard as one line. Any other exception is a bug and shows its traceback."""
 
-    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  # typer carries its own click
-        """Run the verb."""
+    def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
+        """Run the command."""
         try:
             return super().invoke(ctx)
+        except BrokenImageError as error:  # one line per file
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(2) from error
         except RegardError as error:
             line = " ".join(part.strip() for part in str(error).splitlines())
             typer.echo(f"error: {line}", err=True)
@@ -42,8 +45,8 @@ app.command()(check.check)
 app.command()(demo.demo)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(is_set: bool) -> None:
+    if is_set:
         typer.echo(f"regard {version('regard') or '(not installed, run from its sources)'}")
         raise typer.Exit
 
@@ -51,10 +54,10 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _root(
     _version: Annotated[
-        bool, typer.Option("--version", help="Print the version and leave.", callback=_print_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Efficient attention for vision: train, evaluate and use its models.
+    """Efficient attention for vision: train, evaluate and use models.
 
     Example: regard train --model nat_nano --data digits --out runs/digits
     """

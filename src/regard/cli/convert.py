@@ -10,7 +10,7 @@ import torch
 import typer
 
 from regard.checkpoint import State, detect_naming, fields_to_keep, load_fields, load_state, save_state, state_in
-from regard.cli.train import parse_override
+from regard.cli.options import parse_override
 from regard.errors import CheckpointError, OptionError
 from regard.models import Backbone, create_model, variants_of
 from regard.models._loading import Read, load_read

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from regard.cli.predict import write_classes
+from regard.cli.predict import format_classes
+from regard.cli.tables import Table, show
 from regard.cli.train import train_with_bar
 from regard.training import TrainConfig, evaluate, open_source, predict
 from regard.training.data import load
@@ -23,41 +23,52 @@ SEED = 0
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="The folder to write into.")] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("runs/demo"),
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 20,
 ) -> None:
-    """Train two small networks on handwritten digits, evaluate them and let them read; exit code 1 below 97 %.
+    """Train two small models on handwritten digits, evaluate them and use them; exit code 1 below 97 %.
 
     Example: regard demo --out runs/demo
     """
-    # Networks this small gain little from more threads, and on a busy machine threads wait for one another for minutes.
+    # Models this small gain little from more threads, and on a busy machine threads wait for each other for minutes.
     torch.set_num_threads(1)
-    results = Table("network", "test accuracy", "training", "run", title=f"digits, seed {SEED}, goal {GOAL:.0%}")
+    headings = ("model", "test accuracy", "training", "run")
+    results = Table(*headings, title=f"digits, seed {SEED}, goal {GOAL:.0%}", whole=headings, right=headings[1:3])
     missed = []
     for name in MODELS:
         config = TrainConfig(
             model=name, data="digits", out=out / name, epochs=epochs, lr=3e-3, seed=SEED, device="cpu", overwrite=True
         )
-        began = perf_counter()
+        start = perf_counter()
         run = train_with_bar(config)
-        seconds = perf_counter() - began
-        accuracy = evaluate(run.path).top1
-        results.add_row(name, f"{accuracy:.2%}", f"{seconds:.0f} s", escape(str(run.path)))
+        seconds = perf_counter() - start
+        accuracy = evaluate(run).top1
+        results.add(name, f"{accuracy:.2%}", f"{seconds:.0f} s", str(run.path))
         missed += [name] if accuracy < GOAL else []
-    Console().print(_read(out), results)
-    typer.echo("each run holds weights.safetensors, config.json, metrics.jsonl and curve.png")
-    if missed:
-        typer.echo(f"missed the goal of {GOAL:.0%}: {', '.join(missed)}", err=True)
-        raise typer.Exit(1)
-
-
-def _read(out: Path) -> Table:
-    """Let the networks read some test digits from files."""
     files = _write_digits(out / "digits")
-    readings = [predict(out / name, files, top=2) for name in MODELS]
-    table = Table("image", *(f"{name} reads" for name in MODELS), title="test digits, as files named by the digit")
-    for file, *seen in zip(files, *readings, strict=True):
-        table.add_row(escape(str(file)), *map(write_classes, seen))
+    show(_predictions(out, files), results)
+    typer.echo("\nEach run holds weights.safetensors, config.json, metrics.jsonl and curve.png.")
+    if missed:
+        typer.echo(f"failed: expected a test accuracy of at least {GOAL:.0%}, missed by {', '.join(missed)}", err=True)
+        raise typer.Exit(1)
+    typer.echo("passed")
+    typer.echo(f"next: {_program()} predict {out / MODELS[-1]} {files[0]} --top 3")
+
+
+def _program() -> str:
+    """Return how to call this program from the current shell."""
+    found = shutil.which("regard")
+    is_on_path = found is not None and Path(found).resolve() == Path(sys.argv[0]).resolve()
+    return "regard" if is_on_path or Path(sys.argv[0]).name != "regard" else sys.argv[0]
+
+
+def _predictions(out: Path, files: list[Path]) -> Table:
+    """Return the predictions of the models for some test digits in files."""
+    predictions = [predict(out / name, files, top=2) for name in MODELS]
+    title = "predictions for test digits; the name of a file is its digit"
+    table = Table("image", *MODELS, title=title, whole=("image",))
+    for file, *found in zip(files, *predictions, strict=True):
+        table.add(str(file), *map(format_classes, found))
     return table
 
 

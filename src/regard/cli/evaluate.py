@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from regard import training
+from regard.cli.runs import open_run
+from regard.cli.tables import Table, show
 
 
 def evaluate(
@@ -20,22 +19,21 @@ def evaluate(
     data: Annotated[
         str | None, typer.Option(help="Another source with the same classes.", show_default="the run's test images")
     ] = None,
+    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out images that cannot be read.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Measure a run: loss, accuracy, and accuracy by class.
+    """Evaluate a run: loss, accuracy, and accuracy per class.
 
     Example: regard eval runs/digits
     """
-    score = training.evaluate(run, data)
+    score = training.evaluate(open_run(run), data, skip_broken=skip_broken)
     if as_json:
         typer.echo(json.dumps(asdict(score)))
         return
-    table = Table("class", title=f"{escape(str(run))}: accuracy by class")
-    table.add_column("images", justify="right")
-    table.add_column("correct", justify="right")
-    table.add_column("accuracy", justify="right")
+    numbers = ("images", "correct", "accuracy")
+    table = Table("class", *numbers, title=f"{run}: accuracy per class", whole=("class",), right=numbers)
     for each in score.classes:
-        table.add_row(escape(each.name), str(each.images), str(each.correct), f"{each.accuracy:.2%}")
-    Console().print(table)
+        table.add(each.name, str(each.images), str(each.correct), f"{each.accuracy:.2%}")
+    show(table)
     top5 = "" if score.top5 is None else f"  top-5 {score.top5:.2%}"
     typer.echo(f"{score.images} images  loss {score.loss:.4f}  top-1 {score.top1:.2%}{top5}")

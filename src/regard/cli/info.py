@@ -8,19 +8,17 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from regard.cli.tables import Table, show
 from regard.layers import Blocks, Stage
 from regard.models import MODELS, Backbone, create_model
 
 
 @dataclass
 class Layer:
-    """A row of the table: a module or a parameter outside of all modules, and the shape that comes out of it."""
+    """A row of the table: a module, or a parameter of the model itself, and its output shape."""
 
     name: str
     kind: str
@@ -34,9 +32,9 @@ def info(
         int | None, typer.Option(min=1, help="Side of the image in pixels.", show_default="the model's own")
     ] = None,
 ) -> None:
-    """Show the layers of a model for one image: output shapes, parameters and multiply-adds; nothing is computed.
+    """Show the layers of a model with their output shapes, parameters and multiply-adds for one image.
 
-    A stage's parameters are those of its blocks, which follow it.
+    Nothing is computed. The parameters of a stage are those of the blocks below it.
 
     Example: regard info nat_mini --image-size 384
     """
@@ -44,29 +42,27 @@ def info(
         model = create_model(name).eval()
     size = MODELS[name].image_size if image_size is None else image_size
     layers, macs = trace(model, size)
-    table = Table(title=f"{name}, one image of {size} x {size} pixels")
-    for heading in ("layer", "kind", "output"):
-        table.add_column(heading, no_wrap=True)
-    table.add_column("parameters", justify="right", no_wrap=True)
+    headings = ("layer", "kind", "output", "parameters")
+    table = Table(*headings, title=f"{name}, one image of {size} x {size} pixels", whole=headings, right=headings[3:])
     for layer in layers:
-        table.add_row(layer.name, layer.kind, escape(layer.output), f"{layer.parameters:,}")
-    Console().print(table)
+        table.add(layer.name, layer.kind, layer.output, f"{layer.parameters:,}")
+    show(table)
     typer.echo(f"{_count(model):,} parameters, {macs / 1e9:.3g} G multiply-adds")
 
 
 def trace(model: Backbone, size: int) -> tuple[list[Layer], int]:
-    """Send an image without values through a model on the meta device.
+    """Run a model on the meta device with an image that has a shape but no values.
 
     Returns:
-        The layers in the order of their names, and the multiply-adds.
+        The layers in their order in the model, and the multiply-adds.
     """
     tokens = model.named_parameters(recurse=False)
     layers = [Layer(name, "Parameter", each.numel(), str(list(each.shape))) for name, each in tokens]
     hooks = []
-    for depth, name, module in _shown(model):
+    for depth, name, module in _layers(model):
         layer = Layer("  " * depth + name, type(module).__name__, _count(module))
         layers.append(layer)
-        hooks.append(module.register_forward_hook(_noting(layer)))
+        hooks.append(module.register_forward_hook(_recorder(layer)))
     try:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             model(torch.empty(1, model.in_chans, size, size, device="meta"))
@@ -76,15 +72,15 @@ def trace(model: Backbone, size: int) -> tuple[list[Layer], int]:
     return layers, counter.get_total_flops() // 2
 
 
-def _noting(layer: Layer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+def _recorder(layer: Layer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         layer.output = str(list(output.shape))
 
-    return note
+    return record
 
 
-def _shown(model: Backbone) -> Iterator[tuple[int, str, nn.Module]]:
-    """Choose the modules to show, with their depth: stem, stages with their blocks, norm and heads."""
+def _layers(model: Backbone) -> Iterator[tuple[int, str, nn.Module]]:
+    """Yield the modules to show with their depth: stem, stages with their blocks, norm and heads."""
     for name, child in model.named_children():
         if not isinstance(child, nn.ModuleList | Blocks):
             yield 0, name, child
@@ -92,10 +88,10 @@ def _shown(model: Backbone) -> Iterator[tuple[int, str, nn.Module]]:
         for index, step in child.named_children():
             yield 0, f"{name}.{index}", step
             if isinstance(step, Stage | Blocks):
-                yield from _inside(step, f"{name}.{index}")
+                yield from _blocks(step, f"{name}.{index}")
 
 
-def _inside(stage: Stage | Blocks, prefix: str) -> Iterator[tuple[int, str, nn.Module]]:
+def _blocks(stage: Stage | Blocks, prefix: str) -> Iterator[tuple[int, str, nn.Module]]:
     if isinstance(stage, Stage) and not isinstance(stage.downsample, nn.Identity):
         yield 1, f"{prefix}.downsample", stage.downsample
     blocks, prefix = (stage.blocks, f"{prefix}.blocks") if isinstance(stage, Stage) else (stage, prefix)

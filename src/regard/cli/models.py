@@ -7,10 +7,8 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from regard.cli.tables import Table, show
 from regard.errors import OptionError
 from regard.models import MODELS, Preprocessing, list_models
 
@@ -19,9 +17,10 @@ def models(
     pattern: Annotated[str, typer.Argument(help="Part of the names, or a pattern with * and ?.")] = "*",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the models: sizes, published accuracy and weights; all that is known where one model matches.
+    """List models with their size, published accuracy and weights. If only one model matches, show all details.
 
-    MACs are multiply-adds for one image of the size beside them.
+    Mparams are millions of parameters, GMACs billions of multiply-adds for one image with sides of px pixels, and
+    top1 is the accuracy on ImageNet-1k in percent.
 
     Example: regard models "nat_*"
     """
@@ -31,32 +30,29 @@ def models(
     if as_json:
         typer.echo(json.dumps([as_record(name) for name in names]))
         return
-    console = Console()
-    console.print(_listing(names))
+    tables = [_listing(names)]
     if len(names) == 1:
-        console.print(_config(names[0]))
+        tables.append(_config(names[0]))
         if MODELS[names[0]].weights:
-            console.print(_weights(names[0]))
+            tables.append(_weights(names[0]))
+    show(*tables)
 
 
 def as_record(name: str) -> dict[str, Any]:
-    """Write what is known of a model in JSON's types."""
+    """Return the details of a model in the types of JSON."""
     return {"name": name, **asdict(MODELS[name]), "top1": MODELS[name].top1}
 
 
 def _listing(names: list[str]) -> Table:
-    table = Table(box=None)  # 80 columns hold it
-    table.add_column("model", no_wrap=True)
-    for heading in ("params", "MACs", "at", "top-1"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("weights", overflow="fold")
+    numbers = ("Mparams", "GMACs", "px", "top1")
+    table = Table("model", *numbers, "weights", whole=("model",), right=numbers)
     for name in names:
         variant = MODELS[name]
-        table.add_row(
+        table.add(
             name,
-            f"{variant.parameters / 1e6:.2f} M",
-            f"{variant.gmacs} G",
-            f"{variant.image_size} px",
+            f"{variant.parameters / 1e6:.2f}",
+            f"{variant.gmacs}",
+            f"{variant.image_size}",
             _percent(variant.top1),
             " ".join(variant.weights),
         )
@@ -66,27 +62,23 @@ def _listing(names: list[str]) -> Table:
 def _config(name: str) -> Table:
     table = Table("field", "value", title=f"config of {name}")
     for field, value in asdict(MODELS[name].config).items():
-        table.add_row(field, escape(str(value)))
+        table.add(field, str(value))
     return table
 
 
 def _weights(name: str) -> Table:
-    table = Table(title=f"weights of {name}: create_model({name!r}, weights=WORD)")
-    for heading in ("word", "top-1", "license"):
-        table.add_column(heading, no_wrap=True)
-    table.add_column("source", overflow="fold")
-    table.add_column("preprocessing", overflow="fold")
+    headings = ("word", "top-1", "license", "source", "preprocessing")
+    table = Table(*headings, title=f"weights of {name}: create_model({name!r}, weights=WORD)", whole=headings[:3])
     for word, weights in MODELS[name].weights.items():
-        preprocessing = _written(weights.preprocessing)
-        table.add_row(word, _percent(weights.top1), weights.license, escape(weights.source), escape(preprocessing))
+        table.add(word, _percent(weights.top1), weights.license, weights.source, _describe(weights.preprocessing))
     return table
 
 
 def _percent(top1: float | None) -> str:
-    return "" if top1 is None else f"{top1:.1f} %"
+    return "" if top1 is None else f"{top1:.1f}"
 
 
-def _written(preprocessing: Preprocessing) -> str:
+def _describe(preprocessing: Preprocessing) -> str:
     mean, std = (" ".join(f"{value:g}" for value in values) for values in (preprocessing.mean, preprocessing.std))
     size = f"{preprocessing.image_size} px, crop {preprocessing.crop_pct:.3g} {preprocessing.crop_mode}"
     return f"{size}, {preprocessing.interpolation}, mean {mean}, std {std}"

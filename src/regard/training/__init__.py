@@ -1,4 +1,4 @@
-"""Training, evaluation and prediction, each around a run: a folder that holds all there is to know about a training."""
+"""Training, evaluation and prediction. A run is a folder with everything about one training."""
 
 from regard.models import Preprocessing
 from regard.training.config import TrainConfig

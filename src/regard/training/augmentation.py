@@ -1,4 +1,4 @@
-"""From an image to the tensor that training sees: the model's preprocessing, at random."""
+"""Random preprocessing of training images."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-def shifted(preprocessing: Preprocessing) -> Callable[[Image], Tensor]:
-    """Precede a preprocessing by random shifts of up to an eighth of the image: for digits, which have no mirror."""
+def with_shifts(preprocessing: Preprocessing) -> Callable[[Image], Tensor]:
+    """Return a preprocessing that first shifts images by up to an eighth. Digits are never mirrored."""
     transforms = require("torchvision.transforms", extra="train")
     return transforms.Compose([transforms.RandomAffine(degrees=0, translate=(1 / 8, 1 / 8)), preprocessing])
 
 
-def augmented(preprocessing: Preprocessing, color_jitter: float) -> Callable[[Image], Tensor]:
-    """Build timm's training transforms: a random resized crop, a random flip and, unless 0, color jitter."""
+def augmentation(preprocessing: Preprocessing, color_jitter: float) -> Callable[[Image], Tensor]:
+    """Return timm's training transforms: random resized crop, horizontal flip and color jitter."""
     return require("timm.data", extra="train").create_transform(
         preprocessing.image_size,
         is_training=True,

@@ -1,4 +1,4 @@
-"""The picture of a run's metrics."""
+"""Plot the metrics of a run."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 from regard.extras import require
 
 PANELS = {"loss": 1, "accuracy": 100}
-SIDES = {"train": "tab:gray", "test": "tab:blue"}
+COLORS = {"train": "tab:gray", "test": "tab:blue"}
 
 
 def draw_curve(metrics: Sequence[Mapping[str, Any]], title: str, file: Path) -> None:
-    """Draw loss and accuracy (in %) by epoch, side by side, into an image file."""
+    """Plot loss and accuracy in % over the epochs, side by side, into an image file."""
     figure = require("matplotlib.figure", extra="train").Figure(figsize=(10, 4), layout="constrained")
     integers = require("matplotlib.ticker", extra="train").MaxNLocator(integer=True)
     for axes, (quantity, unit) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
-        for side, color in SIDES.items():
+        for side, color in COLORS.items():
             values = {each["epoch"]: each[f"{side}_{quantity}"] for each in metrics}
             known = {epoch: unit * value for epoch, value in values.items() if value is not None}
             last = f" {list(known.values())[-1]:.3g}" if known else ""

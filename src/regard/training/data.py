@@ -1,9 +1,9 @@
-"""The sources of images: the embedded handwritten digits, and folders with one sub-folder per class."""
+"""Sources of labeled images: scikit-learn's handwritten digits, and folders with one subfolder per class."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Example = tuple["Path | Image", int]
-"""An image, or the file that holds it, and the index of its class."""
+"""An image or its file, and the index of its class."""
 
 DIGITS = "digits"
 TEST_SIDES = ("val", "test")
@@ -29,26 +29,28 @@ TEST_SHARE = 0.2
 
 @dataclass(frozen=True)
 class Source:
-    """Labeled images in two parts.
+    """Labeled images, split for training and testing.
 
     Attributes:
-        classes: the classes' names; a label is an index into them.
-        train: the images to learn from.
-        test: the images to measure on.
-        ignored: how many files of the folder are no images, or hidden.
+        classes: the names of the classes; a label is an index into them.
+        train: the training images.
+        test: the test images.
+        ignored: number of files in the folder that are hidden or not images.
+        skipped: broken images that were left out, and why each cannot be read.
     """
 
     classes: tuple[str, ...]
     train: tuple[Example, ...]
     test: tuple[Example, ...]
     ignored: int = 0
+    skipped: Mapping[Path, str] = field(default_factory=dict)
 
 
 class ImageDataset(Dataset[tuple[Tensor, int] | DataError]):
-    """The examples of a source, read and transformed one by one.
+    """Read and transform the examples of a source one by one.
 
-    An image that cannot be read is returned as the error, for `collate` to pass on: raised in a worker process, it
-    would arrive wrapped in that process's traceback.
+    If an image cannot be read, the item is the error, and `collate` passes it on. An error that is raised in a worker
+    process would reach the user wrapped in that process's traceback.
     """
 
     def __init__(self, examples: Sequence[Example], transform: Callable[[Image], Tensor]) -> None:
@@ -56,11 +58,11 @@ class ImageDataset(Dataset[tuple[Tensor, int] | DataError]):
         self.transform = transform
 
     def __len__(self) -> int:
-        """Count the examples."""
+        """Return the number of examples."""
         return len(self.examples)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int] | DataError:
-        """Read the image `[3, H, W]` and its label."""
+        """Return an image `[3, H, W]` and its label, or the error if it cannot be read."""
         image, label = self.examples[index]
         try:
             return self.transform(load(image)), label
@@ -69,12 +71,12 @@ class ImageDataset(Dataset[tuple[Tensor, int] | DataError]):
 
 
 def load(image: Path | Image) -> Image:
-    """Return the image of an example, reading it if the example names a file."""
+    """Return the image of an example; read it if the example holds a file."""
     return read_image(image) if isinstance(image, Path) else image
 
 
 def collate(examples: Sequence[tuple[Tensor, int] | DataError]) -> list[Tensor] | DataError:
-    """Stack examples to images `[B, 3, H, W]` and labels `[B]`, or return the first error among them."""
+    """Stack examples into images `[B, 3, H, W]` and labels `[B]`, or return the first error among them."""
     for example in examples:
         if isinstance(example, DataError):
             return example
@@ -85,12 +87,13 @@ def open_source(name: str | Path) -> Source:
     """Open the source of a training run.
 
     Args:
-        name: `"digits"`, scikit-learn's 1797 handwritten digits of 8x8 pixels, 1437 of them to train on; or a folder
-            with one sub-folder of images per class, either within `train/` and `val/` (or `test/`), or directly: then
-            a fifth of the images, chosen by a hash of their names, is kept for testing.
+        name: `"digits"`, scikit-learn's 1797 handwritten digits of 8x8 pixels, of which 1437 are training images; or a
+            folder with one subfolder of images per class, either within `train/` and `val/` (or `test/`), or directly.
+            In the latter case a fifth of the images, chosen by a hash of their names, are test images.
 
     Raises:
-        DataError: no such folder, fewer than two classes, or a class without images to train or to test on.
+        DataError: the folder does not exist, has fewer than two classes, or has a class without training or test
+            images.
 
     Example:
         >>> source = open_source("digits")
@@ -106,12 +109,12 @@ def open_source(name: str | Path) -> Source:
     test_side = next(side for side in TEST_SIDES if side in folders)
     train, ignored = _read_classes(*_open_folder(root / "train"))
     test, more = _read_classes(*_open_folder(root / test_side))
-    check_classes(tuple(test), tuple(train), f"in {str(root / test_side)!r}", "in train/")
+    check_classes(tuple(test), tuple(train), repr(str(root / test_side)), "train/")
     return Source(tuple(train), _label(train), _label(test), ignored + more)
 
 
 def open_test_images(name: str | Path) -> Source:
-    """Open a source to measure on: as `open_source`, but all images of a folder without split are test images."""
+    """Open a source for evaluation: like `open_source`, but all images of a folder without a split are test images."""
     if str(name) == DIGITS:
         return _digits()
     root, folders = _open_folder(name)
@@ -121,22 +124,22 @@ def open_test_images(name: str | Path) -> Source:
     return Source(tuple(classes), (), _label(classes), ignored)
 
 
-def check_classes(got: tuple[str, ...], expected: tuple[str, ...], where: str, whose: str) -> None:
-    """Check that two lists of classes are the same.
+def check_classes(got: tuple[str, ...], expected: tuple[str, ...], place: str, other: str) -> None:
+    """Check that the classes in one place are those of the other.
 
     Raises:
-        DataError: they differ; the message names the differences.
+        DataError: the classes differ; the message names the differences.
     """
     missing, extra = sorted(set(expected) - set(got)), sorted(set(got) - set(expected))
     if missing or extra:
         raise DataError(
-            f"expected {where} the same classes as {whose}, got {len(got)} instead of {len(expected)}: "
-            f"missing {_some(missing)}, unknown {_some(extra)}; add, rename or remove sub-folders"
+            f"expected in {place} the {len(expected)} classes of {other}, got {len(got)}: missing {_some(missing)}, "
+            f"unknown {_some(extra)}; add, rename or remove subfolders"
         )
 
 
 def is_split(folders: Sequence[str]) -> bool:
-    """Tell whether sub-folders are the sides of a split; anything beside train, val and test makes them classes."""
+    """Whether subfolders are a split: train, and val or test, and no others. Else they are classes."""
     return set(folders) <= {"train", *TEST_SIDES} and "train" in folders and len(folders) > 1
 
 
@@ -156,18 +159,18 @@ def _digits() -> Source:
 def _open_folder(name: str | Path) -> tuple[Path, list[str]]:
     root = Path(name)
     if not root.is_dir():
-        found = "a file" if root.exists() else "nothing"
+        found = "which is a file" if root.exists() else "which does not exist"
         raise DataError(
-            f"expected 'digits' or a folder with one sub-folder of images per class, got {str(name)!r}, "
-            f"where there is {found}; check the name"
+            f"expected 'digits' or a folder with one subfolder of images per class, got {str(name)!r}, {found}; "
+            "check the name"
         )
     folders = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     if len(folders) < 2:
-        found = f"only {folders[0]!r}" if folders else "no sub-folder"
+        found = f"only {folders[0]!r}" if folders else "no subfolder"
         images = len([path for path in root.iterdir() if path.is_file()])
         raise DataError(
-            f"expected in {str(root)!r} a sub-folder of images for each of at least two classes (or train/ and val/), "
-            f"got {found} and {images} files; move the images into one sub-folder per class"
+            f"expected in {str(root)!r} at least two subfolders of images, one per class, or train/ and val/, got "
+            f"{found} and {images} files; move the images into one subfolder per class"
         )
     return root, folders
 
@@ -175,12 +178,12 @@ def _open_folder(name: str | Path) -> tuple[Path, list[str]]:
 def _read_classes(root: Path, folders: Sequence[str]) -> tuple[dict[str, list[Path]], int]:
     classes, ignored = {}, 0
     for name in folders:
-        classes[name], passed_over = find_images(root / name)
-        ignored += passed_over
+        classes[name], others = find_images(root / name)
+        ignored += others
         if not classes[name]:
             raise DataError(
                 f"expected images in every class folder, got none in {str(root / name)!r} "
-                f"({passed_over} other files); add images or remove the folder"
+                f"({others} other files); add images or remove the folder"
             )
     return classes, ignored
 
@@ -201,7 +204,7 @@ def _split(root: Path, classes: dict[str, list[Path]], ignored: int) -> Source:
 
 
 def _position(path: Path, root: Path) -> float:
-    """Place a file in [0, 1) by its name alone: images added later do not move those that are there between sides."""
+    """Map a file's name to [0, 1), so that adding images does not move the others between training and test."""
     digest = sha256(path.relative_to(root).as_posix().encode()).digest()
     return int.from_bytes(digest[:4], "big") / 2**32
 

@@ -1,4 +1,4 @@
-"""Reading images and finding them in folders."""
+"""Find, check and read image files."""
 
 from __future__ import annotations
 
@@ -7,30 +7,33 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from regard.errors import DataError
+from regard.errors import BrokenImageError
 from regard.extras import require
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-"""The file names, by their endings, that count as images in a folder."""
+"""The file name suffixes that count as images in a folder."""
+
+END_MARKERS = {"GIF": b";", "JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+"""The last bytes of a complete file, by Pillow's name of the format."""
 
 
 def read_image(path: str | Path) -> Image:
-    """Read an image file as RGB, the way a viewer shows it.
+    """Read an image file as RGB, as an image viewer shows it.
 
-    The EXIF orientation is applied, transparent pixels are laid on white, 16-bit gray is scaled by its range (divided
-    by 257, not clipped), and of an animation the first frame is taken.
+    The EXIF orientation is applied, transparent pixels are composited on white, and 16-bit gray is scaled by its range
+    (divided by 257, not clipped). The first frame represents an animation.
 
     Args:
-        path: a file in one of Pillow's formats; its name's ending does not matter.
+        path: a file in one of Pillow's formats, with any suffix.
 
     Returns:
         An image of mode `RGB`.
 
     Raises:
-        DataError: the file is missing, empty, truncated, no image, or holds numbers without an agreed range.
+        BrokenImageError: the file is missing, empty, truncated or not an image, or its pixels have no known range.
         MissingDependencyError: Pillow is not installed.
 
     Example:
@@ -43,28 +46,56 @@ def read_image(path: str | Path) -> Image:
     path = Path(path)
     pil = require("PIL.Image", extra="train")
     if path.is_dir():
-        raise DataError(f"expected an image file, got the folder {str(path)!r}; name the files in it")
+        raise BrokenImageError({path: "is a folder"}, remedy="name the files in it")
     if not path.is_file():
-        raise DataError(f"expected an image file, got {str(path)!r}, which does not exist; check the name")
-    if path.stat().st_size == 0:
-        raise DataError(f"expected an image, got the empty file {str(path)!r} (0 bytes); replace or remove it")
+        raise BrokenImageError({path: "does not exist"}, remedy="check the name")
     try:
+        if path.stat().st_size == 0:
+            raise BrokenImageError({path: "is empty (0 bytes)"})
         with pil.open(path) as image:
             return _to_rgb(require("PIL.ImageOps", extra="train").exif_transpose(image))
+    except BrokenImageError:
+        raise
     except pil.UnidentifiedImageError as error:
-        raise DataError(
-            f"expected an image, got {str(path)!r}, whose content is no known image format; replace or remove it"
-        ) from error
-    except Exception as error:  # the decoders' errors have no common base
-        raise DataError(
-            f"expected a complete image, got {str(path)!r}, which cannot be decoded ({error}); replace or remove it"
-        ) from error
+        raise BrokenImageError({path: "has no known image format"}) from error
+    except Exception as error:  # the decoders' exceptions have no common base class
+        raise BrokenImageError({path: f"cannot be decoded ({error})"}) from error
+
+
+def why_broken(path: Path, *, decode: bool = False) -> str | None:
+    """Return why an image file cannot be read, or None if it can.
+
+    Args:
+        path: the file.
+        decode: False reads the header and the last bytes, and decodes the image only if these do not show that the
+            file is complete. True decodes it in any case.
+    """
+    if not decode and _looks_complete(path):
+        return None
+    try:
+        read_image(path)
+    except BrokenImageError as error:
+        return error.images[path]
+    return None
+
+
+def _looks_complete(path: Path) -> bool:
+    """Whether a file has an image's header, a usual pixel format, and the last bytes of its image format."""
+    try:
+        with require("PIL.Image", extra="train").open(path) as image, path.open("rb") as file:
+            marker = END_MARKERS.get(image.format)
+            if marker is None or image.mode.startswith(("F", "I")):
+                return False
+            file.seek(-len(marker), 2)
+            return file.read() == marker
+    except Exception:  # `read_image` finds the reason
+        return False
 
 
 def _to_rgb(image: Image) -> Image:
     pil = require("PIL.Image", extra="train")
     if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers without an agreed range; save it with 8 or 16 bits")
+        raise ValueError("its pixels are floating-point numbers without a known range; save it with 8 or 16 bits")
     if image.mode.startswith("I"):
         pixels = np.asarray(image)
         clear = pixels == image.info.get("transparency", -1)
@@ -83,15 +114,15 @@ def _to_8_bit(pixels: np.ndarray) -> np.ndarray:
 
 
 def find_images(folder: Path) -> tuple[list[Path], int]:
-    """List the images below a folder in a fixed order, and count the files passed over.
+    """List the images below a folder in a fixed order, and count the other files.
 
     Returns:
-        The images, and how many other files there are: hidden ones, and those whose ending is not in `SUFFIXES`.
+        The images, and the number of files that are hidden or have a suffix that is not in `SUFFIXES`.
     """
     files = [path for path in sorted(folder.rglob("*")) if not path.is_dir()]
-    images = [path for path in files if path.suffix.lower() in SUFFIXES and not _hidden(path.relative_to(folder))]
+    images = [path for path in files if path.suffix.lower() in SUFFIXES and not _is_hidden(path.relative_to(folder))]
     return images, len(files) - len(images)
 
 
-def _hidden(path: Path) -> bool:
+def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)

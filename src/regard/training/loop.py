@@ -1,4 +1,4 @@
-"""The training loop."""
+"""Train a model."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from regard.errors import DataError, RegardError, UnsupportedError
+from regard.errors import BrokenImageError, RegardError, UnsupportedError
 from regard.extras import require
 from regard.models import MODELS, Backbone, Preprocessing, create_model
-from regard.training.augmentation import augmented, shifted
+from regard.training.augmentation import augmentation, with_shifts
 from regard.training.config import TrainConfig
 from regard.training.data import DIGITS, ImageDataset, Source, collate, open_source
+from regard.training.devices import CPU, default_device, why_unavailable
+from regard.training.integrity import check_images, suspect
 from regard.training.run import Run, RunConfig
 from regard.training.score import Tally, tally, unpack
 from regard.training.versions import versions
@@ -33,42 +35,45 @@ EXTRA = "train"
 
 
 def train(config: TrainConfig, *, watcher: Watcher | None = None) -> Run:
-    """Train a model and leave a run: its folder is complete, for `evaluate` and `predict`, after every epoch.
+    """Train a model and save the run after every epoch, so that `evaluate` and `predict` can use it.
 
-    The weights start from the seed and are updated by timm's AdamW, the learning rate by timm's cosine with warm-up;
-    accelerate places everything on the device, or on several under `accelerate launch`. Same seed, same machine and
-    same number of threads: same weights, bit by bit, on a CPU.
+    timm's AdamW updates the weights, and timm's cosine schedule with warm-up the learning rate. accelerate places the
+    model on the device, or on several devices under `accelerate launch`. On a CPU, the same seed gives the same weights
+    bit by bit on one machine with one number of threads.
 
     Args:
         config: model, data and recipe.
-        watcher: is told how the run goes on.
+        watcher: callbacks that report the progress.
 
     Returns:
         The run.
 
     Raises:
-        DataError: the data cannot be read, or the folder cannot be used. An image that turns out to be unreadable
-            while training or measuring ends the run; the weights as they were then, and the metrics, are in the folder.
+        BrokenImageError: images cannot be read. This is checked before training starts, and the message lists all of
+            them. An image that fails later ends the run; its folder keeps the current weights and the metrics.
+        DataError: the data or the output folder cannot be used.
         OptionError: an unknown model or override.
-        UnsupportedError: the device is not there.
-        RegardError: the loss became infinite or not a number; the finished epochs are kept.
-        KeyboardInterrupt: Ctrl-C; the weights as they were then, and the metrics, are in the folder.
+        UnsupportedError: the device or its precision is not available.
+        RegardError: the loss became infinite or not a number; the folder keeps the finished epochs.
+        KeyboardInterrupt: Ctrl-C; the folder keeps the current weights and the metrics.
 
     Example:
         >>> run = train(TrainConfig(model="nat_nano", data="digits", out=getfixture("tmp_path") / "run", epochs=1,
-        ...                         warmup_epochs=0, image_size=8, device="cpu"))
+        ...                         image_size=8, device="cpu"))
         >>> len(run.metrics())
         1
     """
     source = open_source(config.data)
     accelerator = _accelerator(config)
+    watcher = Watcher() if watcher is None or not accelerator.is_main_process else watcher
     require("accelerate.utils", EXTRA).set_seed(config.seed)
     model = create_model(config.model, num_classes=len(source.classes), **config.overrides)
     preprocessing = _preprocessing(config, model)
-    with torch.inference_mode():  # images of a size that the model cannot take must not cost an earlier run
+    with torch.inference_mode():  # a wrong image size must not cost an earlier run
         model.eval()(torch.zeros(1, 3, preprocessing.image_size, preprocessing.image_size))
+    with accelerator.main_process_first():  # the other processes then find the result in the cache
+        source = check_images(source, config.data, skip_broken=config.skip_broken, progress=watcher.checked)
     loop = _Loop(config, source, preprocessing, model, accelerator)
-    watcher = Watcher() if watcher is None or not accelerator.is_main_process else watcher
     run = Run(Path(config.out), _run_config(config, source, preprocessing))
     if accelerator.is_main_process:
         run.create(overwrite=config.overwrite)
@@ -81,9 +86,11 @@ def train(config: TrainConfig, *, watcher: Watcher | None = None) -> Run:
             record = loop.measure()
             loop.save(run)
             watcher.tested(record)
-    except (KeyboardInterrupt, DataError):
-        loop.break_off()
+    except (KeyboardInterrupt, BrokenImageError) as error:
+        loop.interrupt()
         loop.save(run)
+        if isinstance(error, BrokenImageError):
+            suspect(config.data, error.images)
         raise
     finally:
         loop.save_curve(run)
@@ -91,7 +98,7 @@ def train(config: TrainConfig, *, watcher: Watcher | None = None) -> Run:
 
 
 class _Loop:
-    """The state of a training run between its steps."""
+    """The state of a training run between steps."""
 
     def __init__(
         self,
@@ -110,7 +117,7 @@ class _Loop:
             model, optimizer, *_batches(config, source, preprocessing)
         )
         steps = len(self.train_batches)
-        warmup = round(config.warmup_epochs * steps)
+        warmup = round(config.warmup * steps)
         self.schedule = require("timm.scheduler", EXTRA).CosineLRScheduler(
             optimizer,
             t_initial=config.epochs * steps - warmup,
@@ -124,7 +131,7 @@ class _Loop:
         self._begin(1)
 
     def learn(self, epoch: int) -> Iterator[Progress]:
-        """Pass over the training images, step by step."""
+        """Train for one epoch, and yield after every step."""
         self._begin(epoch)
         self.model.train()
         steps = len(self.train_batches)
@@ -145,15 +152,15 @@ class _Loop:
             )
 
     def measure(self) -> Record:
-        """Close the epoch with the score on the test images."""
+        """Record the epoch with the score on the test images."""
         result = tally(self.model, self.test_batches, self.classes, self.accelerator.gather_for_metrics)
         self._check_finite(result.loss)
-        return self._close(result.loss, result.accuracy, interrupted=False)
+        return self._record(result.loss, result.accuracy, interrupted=False)
 
-    def break_off(self) -> None:
-        """Close the epoch as it is, if it was begun and not closed yet."""
+    def interrupt(self) -> None:
+        """Record the current epoch as interrupted, unless it has no step or is recorded already."""
         if self.tally.images and len(self.records) < self.epoch:
-            self._close(None, None, interrupted=True)
+            self._record(None, None, interrupted=True)
 
     def save(self, run: Run) -> None:
         """Write the weights and the metrics."""
@@ -170,7 +177,7 @@ class _Loop:
         self.tally = Tally(self.classes)
         self.began = perf_counter()
 
-    def _close(self, test_loss: float | None, test_accuracy: float | None, *, interrupted: bool) -> Record:
+    def _record(self, test_loss: float | None, test_accuracy: float | None, *, interrupted: bool) -> Record:
         record = Record(
             epoch=self.epoch,
             train_loss=self.tally.loss,
@@ -194,24 +201,35 @@ class _Loop:
     def _check_finite(self, loss: float) -> None:
         if not isfinite(loss):
             raise RegardError(
-                f"the loss became {loss} in epoch {self.epoch}; train again with a lower learning rate than "
-                f"{self.config.lr} or a longer warm-up ({self.config.out} keeps the epochs before)"
+                f"expected a finite training loss, got {loss} in epoch {self.epoch}; train again with a lower learning "
+                f"rate than {self.config.lr} or a longer warm-up ({self.config.out} keeps the finished epochs)"
             )
 
 
 def _accelerator(config: TrainConfig) -> Accelerator:
     accelerate = require("accelerate", EXTRA)
+    if (problem := why_unavailable(config.device)) is not None:
+        raise UnsupportedError(
+            f"expected to train on the device {config.device!r}, but {problem}; use --device cpu (device='cpu'), or "
+            "leave the device out"
+        )
+    is_on_cpu = config.device == "cpu" or (config.device is None and default_device() == CPU)
+    if is_on_cpu and config.mixed_precision == "fp16":
+        raise UnsupportedError(
+            "expected a mixed precision that the CPU supports, got 'fp16'; use --mixed-precision bf16 "
+            "(mixed_precision='bf16') or no"
+        )
     try:
         accelerator = accelerate.Accelerator(cpu=config.device == "cpu", mixed_precision=config.mixed_precision)
     except ValueError as error:
         raise UnsupportedError(
-            f"expected to train on device {config.device or 'of any kind'} with mixed_precision "
-            f"{config.mixed_precision!r}, got from accelerate: {error}; choose others, or start a new process"
+            f"expected to train with device={config.device!r} and mixed_precision={config.mixed_precision!r}, got an "
+            f"error from accelerate: {error}; use another device or precision, or start a new process"
         ) from error
     if config.device is not None and accelerator.device.type != config.device:
         raise UnsupportedError(
-            f"expected the device {config.device!r}, got {accelerator.device.type!r} from accelerate; choose that one, "
-            "or set up the other"
+            f"expected to train on the device {config.device!r}, but accelerate chose {accelerator.device.type!r}; use "
+            f"--device {accelerator.device.type} (device={accelerator.device.type!r}), or change accelerate's settings"
         )
     return accelerator
 
@@ -219,9 +237,9 @@ def _accelerator(config: TrainConfig) -> Accelerator:
 def _batches(
     config: TrainConfig, source: Source, preprocessing: Preprocessing
 ) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    """Build the loaders of training and test batches."""
+    """Return the loaders of the training and test batches."""
     digits = str(config.data) == DIGITS
-    transform = shifted(preprocessing) if digits else augmented(preprocessing, config.color_jitter)
+    transform = with_shifts(preprocessing) if digits else augmentation(preprocessing, config.color_jitter)
     workers = config.workers
     if workers is None:
         workers = 0 if digits else min(4, os.cpu_count() or 1)
@@ -245,18 +263,19 @@ def _preprocessing(config: TrainConfig, model: Backbone) -> Preprocessing:
     if str(config.data) == DIGITS:
         size = 8 if config.image_size is None else config.image_size
         return Preprocessing(size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    usual = min(224, 56 * model.feature_info[0]["reduction"])  # the published models' first grid is 56x56
-    return Preprocessing(usual if config.image_size is None else config.image_size, crop_pct=0.9)
+    default = min(224, 56 * model.feature_info[0]["reduction"])  # the first grid of the published models is 56x56
+    return Preprocessing(default if config.image_size is None else config.image_size, crop_pct=0.9)
 
 
 def _run_config(config: TrainConfig, source: Source, preprocessing: Preprocessing) -> RunConfig:
-    elsewhere = ("model", "overrides", "data", "out", "overwrite")
+    stored_elsewhere = ("model", "overrides", "data", "out", "overwrite")
+    recipe = {name: value for name, value in asdict(config).items() if name not in stored_elsewhere}
     return RunConfig(
         model=config.model,
         model_config=asdict(replace(MODELS[config.model].config, **config.overrides)),
         classes=source.classes,
         preprocessing=preprocessing,
         data=DIGITS if str(config.data) == DIGITS else str(Path(config.data).resolve()),
-        recipe={name: value for name, value in asdict(config).items() if name not in elsewhere},
+        recipe={**recipe, "warmup_epochs": config.warmup},
         versions=versions(),
     )

@@ -1,4 +1,4 @@
-"""Predicting the classes of image files with a run."""
+"""Predict the classes of image files."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from pathlib import Path
 import torch
 
 from regard.errors import DataError, OptionError
+from regard.training.devices import default_device
 from regard.training.images import read_image
-from regard.training.run import Run, available_device
+from regard.training.run import Run
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model sees in an image file.
+    """The predicted classes of an image file.
 
     Attributes:
         image: the file.
-        classes: the likeliest classes and their probabilities, likeliest first; none if the file cannot be read.
+        classes: the most probable classes with their probabilities, in descending order; empty if the file cannot be
+            read.
         error: why the file cannot be read, or None.
     """
 
@@ -29,26 +31,26 @@ class Prediction:
 
 
 def predict(run: str | Path | Run, images: Sequence[str | Path], *, top: int = 5) -> list[Prediction]:
-    """Predict the classes of image files, each by itself.
+    """Predict the classes of image files one by one.
 
     Args:
         run: the run or its folder.
-        images: the files. One that cannot be read does not keep the others from being predicted.
-        top: how many classes to return per image; all if there are fewer.
+        images: the files. The prediction of a file that cannot be read holds the error.
+        top: number of classes to return per image; all classes if there are fewer.
 
     Returns:
         One prediction per file, in the order given.
 
     Raises:
-        DataError: the folder is no run.
+        DataError: the folder is not a run.
         OptionError: `top` is less than 1.
-        TypeError: one file instead of a list.
+        TypeError: `images` is one file instead of a list.
 
     Example:
         >>> from PIL import Image
         >>> from regard.training import TrainConfig, train
         >>> folder = getfixture("tmp_path")
-        >>> run = train(TrainConfig(model="nat_nano", data="digits", out=folder / "run", epochs=1, warmup_epochs=0,
+        >>> run = train(TrainConfig(model="nat_nano", data="digits", out=folder / "run", epochs=1,
         ...                         image_size=8, device="cpu"))
         >>> Image.new("L", (8, 8)).save(folder / "black.png")
         >>> predictions = predict(run, [folder / "black.png", folder / "gone.png"])
@@ -60,7 +62,7 @@ def predict(run: str | Path | Run, images: Sequence[str | Path], *, top: int = 5
     if top < 1:
         raise OptionError(f"top must be at least 1, got {top}")
     run = run if isinstance(run, Run) else Run.open(run)
-    device = available_device()
+    device = default_device()
     model = run.load_model().to(device)
     top = min(top, len(run.config.classes))
     predictions = []

@@ -1,4 +1,4 @@
-"""The folder that a training run leaves: `config.json`, `weights.safetensors`, `metrics.jsonl` and `curve.png`."""
+"""The folder of a training run: `config.json`, `weights.safetensors`, `metrics.jsonl` and `curve.png`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from regard.errors import DataError
@@ -22,16 +21,16 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything needed to rebuild a run's model and to read images for it.
+    """Everything needed to rebuild the model of a run and to read images for it.
 
     Attributes:
-        model: the model's name.
-        model_config: every field of the model's config, so that the run outlives a change of the variant.
-        classes: the classes' names, in the order of the logits.
-        preprocessing: from an image to the model's input.
-        data: the source it was trained on.
-        recipe: the other settings of the training.
-        versions: of Python and the packages that took part.
+        model: name of the model.
+        model_config: all fields of the model's configuration, so that the run stays usable if the variant changes.
+        classes: names of the classes, in the order of the logits.
+        preprocessing: turns an image into the model's input.
+        data: the source that the model was trained on.
+        recipe: the other training settings.
+        versions: versions of Python and of the packages that training used.
     """
 
     model: str
@@ -44,11 +43,11 @@ class RunConfig:
 
 
 class Run:
-    """A run's folder. Every file in it is replaced in one step, so that it is complete whenever training stops.
+    """The folder of a run. Each file is replaced in one step, so it is complete whenever training stops.
 
     Args:
         path: the folder.
-        config: what its `config.json` holds.
+        config: the content of its `config.json`.
     """
 
     def __init__(self, path: Path, config: RunConfig) -> None:
@@ -56,10 +55,11 @@ class Run:
         self.config = config
 
     def create(self, *, overwrite: bool = False) -> None:
-        """Make the folder and write the config.
+        """Create the folder and write the config.
 
         Raises:
-            DataError: the folder has content and is no run, or is one and `overwrite` is False, or cannot be written.
+            DataError: the folder has other content than a run, holds a run and `overwrite` is False, or cannot be
+                written.
         """
         try:
             if self.path.exists():
@@ -69,38 +69,37 @@ class Run:
                 file.write_text(json.dumps({"regard_run": FORMAT, **asdict(self.config)}, indent=2) + "\n")
         except OSError as error:
             raise DataError(
-                f"expected to write the run into {str(self.path)!r}, got {error}; name another folder"
+                f"expected a folder that can be written, got {str(self.path)!r} ({error}); name another folder"
             ) from error
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
-        """Open a run that was made before.
+        """Open an existing run.
 
         Raises:
-            DataError: the folder is no run, or its config cannot be read.
+            DataError: the folder is not a run, or its config cannot be read.
         """
         path = Path(path)
         fields = _read_config(path)
         if fields is None and (path / CONFIG).is_file():
             raise DataError(
-                f"expected a config of format {FORMAT}, got {str(path / CONFIG)!r}, which cannot be read as one; "
+                f"expected a run's config of format {FORMAT}, got {str(path / CONFIG)!r}, which cannot be read as one; "
                 "restore it, or train the run again"
             )
         if fields is None:
-            found = "a folder without" if path.is_dir() else "no folder, so no"
-            raise DataError(
-                f"expected the folder of a training run, got {str(path)!r}, {found} {CONFIG}; check the name"
-            )
+            found = f"which has no {CONFIG}" if path.is_dir() else "which is not a folder"
+            raise DataError(f"expected the folder of a training run, got {str(path)!r}, {found}; check the name")
         try:
-            fields["preprocessing"] = Preprocessing(**_tuples(fields["preprocessing"]))
+            fields["preprocessing"] = Preprocessing(**_with_tuples(fields["preprocessing"]))
             fields["classes"] = tuple(fields["classes"])
-            fields["model_config"] = _tuples(fields["model_config"])
-            if not isinstance(fields["recipe"]["batch_size"], int):  # evaluation needs it
-                raise TypeError("recipe without a whole batch_size")
+            fields["model_config"] = _with_tuples(fields["model_config"])
+            for name in ("batch_size", "epochs"):  # used after training
+                if not isinstance(fields["recipe"][name], int):
+                    raise TypeError(f"{name} of the recipe must be a whole number")
             return cls(path, RunConfig(**fields))
         except (KeyError, TypeError) as error:
             raise DataError(
-                f"expected a config of format {FORMAT} in {str(path / CONFIG)!r}, got other fields ({error}); "
+                f"expected a run's config of format {FORMAT} in {str(path / CONFIG)!r}, got other fields ({error}); "
                 "open it with the version of regard that wrote it"
             ) from error
 
@@ -111,16 +110,35 @@ class Run:
             file.write_text("".join(json.dumps(record) + "\n" for record in metrics))
 
     def save_curve(self, metrics: Sequence[Mapping[str, Any]]) -> None:
-        """Draw the metrics."""
+        """Plot the metrics."""
         with _replacing(self.path / CURVE) as file:
             draw_curve(metrics, self.config.model, file)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Read the metrics, one entry per epoch."""
-        return [json.loads(line) for line in (self.path / METRICS).read_text().splitlines()]
+        """Return the metrics, one entry per epoch; none if nothing was saved yet.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        file = self.path / METRICS
+        try:
+            return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"expected one JSON object per line in {str(file)!r}, got {error}; restore it, or train the run again"
+            ) from error
+
+    def unfinished(self) -> str | None:
+        """Return how far training came if it did not finish, or None if it did."""
+        interrupted = [record["epoch"] for record in self.metrics() if record["interrupted"]]
+        finished = len(self.metrics()) - len(interrupted)
+        if finished >= self.config.recipe["epochs"]:
+            return None
+        last = f", epoch {interrupted[-1]} was interrupted" if interrupted else ""
+        return f"{finished} of {self.config.recipe['epochs']} epochs are finished{last}"
 
     def load_model(self) -> nn.Module:
-        """Rebuild the model with the run's weights, in evaluation mode.
+        """Return the model with the weights of the run, in evaluation mode.
 
         Raises:
             DataError: the run has no weights yet.
@@ -133,15 +151,9 @@ class Run:
         return model.eval()
 
 
-def available_device() -> torch.device:
-    """Return the machine's accelerator, or the CPU where there is none."""
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return torch.device("cpu") if device is None else device
-
-
 def _make_room(path: Path, overwrite: bool) -> None:
     if not path.is_dir():
-        raise DataError(f"expected a folder to write the run into, got the file {str(path)!r}; name another")
+        raise DataError(f"expected a folder to write the run into, got the file {str(path)!r}; name a folder")
     if not any(path.iterdir()):
         return
     if _read_config(path) is None:
@@ -150,11 +162,19 @@ def _make_room(path: Path, overwrite: bool) -> None:
         )
     if not overwrite:
         raise DataError(
-            f"expected a new folder, got the earlier run {str(path)!r}; name another, or replace it with --overwrite "
-            "(overwrite=True)"
+            f"expected a new folder, got {str(path)!r}, {_describe(path)}; replace it with --overwrite "
+            "(overwrite=True), or name another folder"
         )
-    for name in (CURVE, METRICS, WEIGHTS, CONFIG):  # the config last: it marks the folder as a run
+    for name in (CURVE, METRICS, WEIGHTS, CONFIG):  # the config is last, since it marks the folder as a run
         (path / name).unlink(missing_ok=True)
+
+
+def _describe(path: Path) -> str:
+    try:
+        unfinished = Run.open(path).unfinished()
+    except DataError:
+        return "which holds a damaged run"
+    return "which holds a finished run" if unfinished is None else f"which holds an unfinished run ({unfinished})"
 
 
 def _read_config(path: Path) -> dict[str, Any] | None:
@@ -167,15 +187,20 @@ def _read_config(path: Path) -> dict[str, Any] | None:
     return fields
 
 
-def _tuples(value: Any) -> Any:  # noqa: ANN401  # JSON has lists only
+def _with_tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn the lists of JSON back into tuples."""
+    return {name: _as_tuple(value) for name, value in fields.items()}
+
+
+def _as_tuple(value: object) -> object:
     if isinstance(value, dict):
-        return {name: _tuples(inner) for name, inner in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+        return _with_tuples(value)
+    return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
 
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """Give a file to write that takes the place of `path` when it is complete."""
+    """Yield a temporary file to write, and move it to `path` afterwards."""
     unfinished = path.with_name(f".{path.name}")
     try:
         yield unfinished

@@ -1,4 +1,4 @@
-"""What a model gets right."""
+"""Loss and accuracy of a model on a set of images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from regard.errors import DataError
 
 @dataclass(frozen=True)
 class ClassScore:
-    """The score of one class: its name, its images and how many of them were recognized."""
+    """The score of one class: its name, its number of images, and the number of correct predictions."""
 
     name: str
     images: int
@@ -22,7 +22,7 @@ class ClassScore:
 
     @property
     def accuracy(self) -> float:
-        """Part of the class's images that were recognized."""
+        """Part of the images that were predicted correctly."""
         return self.correct / self.images
 
 
@@ -31,11 +31,11 @@ class Score:
     """The score of a model on a set of images.
 
     Attributes:
-        images: how many there were.
+        images: number of images.
         loss: mean cross-entropy, without label smoothing.
-        top1: part of the images whose class came first.
-        top5: part of the images whose class was among the first five; None where there are five classes or fewer.
-        classes: the same by class.
+        top1: top-1 accuracy, 0 to 1.
+        top5: top-5 accuracy, 0 to 1; None for five classes or fewer.
+        classes: the score of each class.
     """
 
     images: int
@@ -46,10 +46,10 @@ class Score:
 
 
 class Tally:
-    """Counts right answers, batch by batch.
+    """Running loss and accuracy over batches.
 
     Args:
-        num_classes: how many classes there are.
+        num_classes: number of classes.
 
     Example:
         >>> tally = Tally(2)
@@ -65,7 +65,7 @@ class Tally:
         self.correct = torch.zeros(num_classes, dtype=torch.int64)
 
     def add(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
-        """Add a batch: logits `[B, classes]`, labels `[B]` and their mean loss `[]`."""
+        """Add a batch: logits `[B, classes]`, labels `[B]` and the mean loss `[]`."""
         classes = len(self.seen)
         ranks = logits.detach().topk(min(5, classes)).indices  # [B, up to 5]
         right = (ranks == labels[:, None]).cpu()  # [B, up to 5]
@@ -77,21 +77,21 @@ class Tally:
 
     @property
     def images(self) -> int:
-        """How many images have been added."""
+        """Number of images so far."""
         return int(self.seen.sum())
 
     @property
     def loss(self) -> float:
-        """Mean loss of the images so far."""
+        """Mean loss so far."""
         return self.loss_sum / self.images
 
     @property
     def accuracy(self) -> float:
-        """Part of the images so far whose class came first."""
+        """Top-1 accuracy so far, 0 to 1."""
         return int(self.correct.sum()) / self.images
 
     def score(self, classes: Iterable[str]) -> Score:
-        """Sum up, with the classes' names."""
+        """Return the score, with the names of the classes."""
         counts = zip(classes, self.seen.tolist(), self.correct.tolist(), strict=True)
         by_class = tuple(ClassScore(name, seen, correct) for name, seen, correct in counts)
         top5 = self.in_top5 / self.images if len(by_class) > 5 else None
@@ -104,16 +104,16 @@ def tally(
     num_classes: int,
     gather: Callable[[tuple[Tensor, Tensor]], tuple[Tensor, Tensor]] | None = None,
 ) -> Tally:
-    """Run a model over batches of images `[B, 3, H, W]` and labels `[B]`, without learning.
+    """Evaluate a model on batches of images `[B, 3, H, W]` and labels `[B]`.
 
     Args:
-        model: is left in evaluation mode.
-        batches: images and labels, on the model's device.
-        num_classes: how many classes there are.
-        gather: collects logits and labels from the processes that share the batches, if there are several.
+        model: the model. It stays in evaluation mode afterwards.
+        batches: images and labels on the model's device.
+        num_classes: number of classes.
+        gather: collects logits and labels from all processes, if several share the batches.
 
     Raises:
-        DataError: one of the batches is the error that an unreadable image left.
+        DataError: an image cannot be read.
     """
     result = Tally(num_classes)
     model.eval()
@@ -128,7 +128,7 @@ def tally(
 
 
 def unpack(batch: list[Tensor] | DataError) -> tuple[Tensor, Tensor]:
-    """Take a batch apart into images and labels, or raise the error that it is."""
+    """Return the images and labels of a batch, or raise the error if the batch is one."""
     if isinstance(batch, DataError):
         raise batch
     images, labels = batch

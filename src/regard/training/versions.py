@@ -1,4 +1,4 @@
-"""The versions of what takes part in a run."""
+"""Versions of Python and of the packages that a run depends on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ TRAIN_PACKAGES = ("timm", "torchvision", "accelerate", "matplotlib", "pillow", "
 
 
 def version(package: str) -> str | None:
-    """Look up a package's version; None if it is not installed.
+    """Return the version of a package, or None if it is not installed.
 
     Example:
         >>> version("no-such-package") is None
@@ -22,6 +22,6 @@ def version(package: str) -> str | None:
 
 
 def versions() -> dict[str, str | None]:
-    """Collect the versions of Python, regard and the packages it trains with."""
+    """Return the versions of Python, regard and the packages that training uses."""
     packages = ("regard", "torch", "numpy", "safetensors", *TRAIN_PACKAGES)
     return {"python": platform.python_version(), **{package: version(package) for package in packages}}

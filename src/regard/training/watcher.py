@@ -1,4 +1,4 @@
-"""What a training run tells while it goes on."""
+"""Training callbacks and what they receive."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class Record:
     """The metrics of one epoch: a line of `metrics.jsonl`.
 
     Attributes:
-        epoch: its number, from 1.
-        train_loss: mean training loss, with label smoothing, while the weights changed.
-        train_accuracy: part of the training images recognized, while the weights changed.
-        test_loss: mean cross-entropy of the test images after the epoch; None if it was interrupted.
-        test_accuracy: part of the test images recognized after the epoch; None if it was interrupted.
+        epoch: number of the epoch, starting at 1.
+        train_loss: mean training loss over the epoch, with label smoothing.
+        train_accuracy: training accuracy over the epoch, 0 to 1.
+        test_loss: mean cross-entropy of the test images after the epoch; None if the epoch was interrupted.
+        test_accuracy: accuracy on the test images after the epoch, 0 to 1; None if the epoch was interrupted.
         lr: learning rate of the last step.
         images_per_second: training images per second.
-        seconds: time of the epoch, the test included.
-        interrupted: whether the epoch was broken off.
+        seconds: duration of the epoch including the test.
+        interrupted: whether the epoch was interrupted.
     """
 
     epoch: int
@@ -39,7 +39,17 @@ class Record:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands after a step: means over the epoch so far."""
+    """The state of a run after a step.
+
+    Attributes:
+        epoch: number of the current epoch, starting at 1.
+        epochs: total number of epochs.
+        step: number of the step in the epoch, starting at 1.
+        steps: steps per epoch.
+        loss: mean training loss of the epoch so far.
+        accuracy: training accuracy of the epoch so far, 0 to 1.
+        images_per_second: training images per second in the epoch so far.
+    """
 
     epoch: int
     epochs: int
@@ -51,13 +61,16 @@ class Progress:
 
 
 class Watcher:
-    """Is told how a training run goes on. This one keeps quiet; override what you want to hear."""
+    """Training callbacks; each does nothing by default."""
+
+    def checked(self, images: int, total: int) -> None:
+        """Called while the image files are checked, with the number checked so far and the `total` to check."""
 
     def started(self, config: TrainConfig, source: Source, parameters: int) -> None:
-        """The run is about to make its first step, on a model with so many `parameters`."""
+        """Called before the first step, with the number of the model's `parameters`."""
 
     def stepped(self, progress: Progress) -> None:
-        """A step has been made."""
+        """Called after each step."""
 
     def tested(self, record: Record) -> None:
-        """An epoch is over, its test included, and saved."""
+        """Called after each epoch, once the test images are evaluated and the run is saved."""

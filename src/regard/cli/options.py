@@ -1,0 +1,87 @@
+"""Turn the fields of a dataclass into command-line options."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import typer
+
+from regard.errors import OptionError
+
+ConfigT = TypeVar("ConfigT")
+
+WORDS = {"true": True, "false": False, "none": None}
+
+
+def options_from(config: type[ConfigT]) -> Callable[[Callable[[ConfigT], None]], Callable[..., None]]:
+    """Return a decorator that gives a command one option per field of a dataclass.
+
+    The type and the default of an option are those of the field; its help is the field's description in the docstring
+    of the class. A mapping becomes `--set FIELD=VALUE`.
+
+    Args:
+        config: the dataclass. The command receives an instance.
+    """
+
+    def decorate(command: Callable[[ConfigT], None]) -> Callable[..., None]:
+        def run(**values: object) -> None:
+            command(config(**{name: _from_option(value) for name, value in values.items()}))
+
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        run.__signature__ = inspect.Signature(_parameters(config))  # type: ignore[attr-defined]  # what typer reads
+        run.__annotations__ = {}
+        return run
+
+    return decorate
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Parse FIELD=VALUE, where the value is a Python literal or else a word.
+
+    Example:
+        >>> parse_override("depths=2,2"), parse_override("token_norm=layer")
+        (('depths', (2, 2)), ('token_norm', 'layer'))
+    """
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise OptionError(f"expected --set FIELD=VALUE, got {text!r}; write for example --set depths=1,1,1")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, WORDS.get(value.lower(), value)
+
+
+def describe_fields(config: type) -> dict[str, str]:
+    """Return the description of each field from the `Attributes` section of a class docstring, as sentences."""
+    _, _, section = (inspect.getdoc(config) or "").partition("Attributes:\n")
+    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", section.partition("\n\n")[0], re.MULTILINE)
+    described = {name: " ".join(text.replace("`", "").split()) for name, text in entries}
+    return {name: text[:1].upper() + text[1:] for name, text in described.items()}
+
+
+def _parameters(config: type) -> list[inspect.Parameter]:
+    kinds, described = get_type_hints(config), describe_fields(config)
+    return [_parameter(each, kinds[each.name], described.get(each.name)) for each in fields(config)]
+
+
+def _parameter(field: Field[Any], kind: object, described: str | None) -> inspect.Parameter:
+    default = inspect.Parameter.empty if field.default is MISSING else field.default
+    names, metavar = [f"--{field.name.replace('_', '-')}"], None
+    if get_origin(kind) is Mapping:
+        kind, default, names, metavar = list[str], [], ["--set"], "FIELD=VALUE"
+    elif get_origin(kind) in (Union, UnionType) and Path in get_args(kind):
+        kind = Path
+    option = typer.Option(*names, help=described, metavar=metavar, show_default=default not in (None, []))
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(field.name, keyword, default=default, annotation=Annotated[kind, option])
+
+
+def _from_option(value: object) -> object:
+    return dict(map(parse_override, value)) if isinstance(value, list) else value

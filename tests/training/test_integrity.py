@@ -1,0 +1,183 @@
+"""All images are checked before training starts, and what is known of them is kept."""
+
+import os
+
+import pytest
+
+import regard.training.integrity
+from pictures import write_folder
+from regard.errors import BrokenImageError, DataError
+from regard.training import Run, TrainConfig, Watcher, evaluate, open_source, train
+from regard.training.images import why_broken
+from regard.training.integrity import ReadableImages, check_images, suspect
+
+
+def cut(*images):
+    for image in images:
+        image.write_bytes(image.read_bytes()[: image.stat().st_size // 2])
+
+
+def damaged(content):
+    """Overwrite the compressed pixels of a PNG file, which keeps its header and its end."""
+    return content[:48] + bytes(len(content) - 64) + content[-16:]
+
+
+@pytest.fixture
+def checked(monkeypatch):
+    """The names of the images that were looked at."""
+    names = []
+
+    def look(image, **options):
+        names.append(image.name)
+        return why_broken(image, **options)
+
+    monkeypatch.setattr(regard.training.integrity, "why_broken", look)
+    return names
+
+
+def test_all_broken_images_are_listed_before_training(config, folder):
+    broken = [folder / "red" / "0.png", folder / "blue" / "3.png", folder / "green" / "5.png"]
+    cut(*broken[:2])
+    broken[2].write_bytes(b"")
+    with pytest.raises(BrokenImageError, match=r"got 3 that cannot be read; .*--skip-broken") as raised:
+        train(TrainConfig(**config))
+    assert set(raised.value.images) == set(broken)
+    assert all(f"\n  {path}: {reason}" in str(raised.value) for path, reason in raised.value.images.items())
+    assert not config["out"].exists()
+
+
+def test_one_broken_image(config, folder):
+    cut(folder / "red" / "0.png")
+    with pytest.raises(BrokenImageError, match=r"red/0\.png', which cannot be .* leave it out with --skip-broken"):
+        train(TrainConfig(**config))
+
+
+def test_broken_images_do_not_cost_an_earlier_run(run, config, folder):
+    cut(folder / "red" / "0.png")
+    with pytest.raises(BrokenImageError):
+        train(TrainConfig(**config, overwrite=True))
+    assert Run.open(run.path).unfinished() is None
+
+
+def test_skip_broken(config, tmp_path):
+    class Keep(Watcher):
+        def started(self, config, source, parameters):
+            self.source = source
+
+    folder = write_folder(tmp_path / "many", count=20)
+    source = open_source(folder)
+    broken = {source.train[0][0], source.test[-1][0]}
+    cut(*broken)
+    watcher = Keep()
+    run = train(TrainConfig(**{**config, "data": folder}, skip_broken=True), watcher=watcher)
+    assert set(watcher.source.skipped) == broken and all(watcher.source.skipped.values())
+    used = [image for image, _ in watcher.source.train + watcher.source.test]
+    assert len(used) == 58 and not broken & set(used)
+    assert evaluate(run).images == len(watcher.source.test)  # leaves them out as the run did
+
+
+def test_skip_broken_keeps_the_split(folder):
+    before = open_source(folder)
+    cut(before.train[0][0])
+    after = check_images(open_source(folder), folder, skip_broken=True)
+    assert after.train == before.train[1:] and after.test == before.test
+
+
+@pytest.mark.parametrize("side", ["train", "test"])
+def test_skip_broken_leaves_a_class_without_images(folder, side):
+    cut(*(image for image, label in getattr(open_source(folder), side) if label == 2))
+    with pytest.raises(DataError, match=f"one readable {side} image per class, got only broken ones of 'red'"):
+        check_images(open_source(folder), folder, skip_broken=True)
+
+
+def test_evaluate_lists_all_broken_images(run, tmp_path):
+    other = write_folder(tmp_path / "other")
+    cut(other / "red" / "0.png", other / "blue" / "0.png")
+    with pytest.raises(BrokenImageError) as raised:
+        evaluate(run, other)
+    assert len(raised.value.images) == 2
+    assert evaluate(run, other, skip_broken=True).images == 16
+
+
+def test_evaluate_needs_no_training_images(run, folder):
+    cut(*(image for image, _ in open_source(folder).train))
+    assert evaluate(run).images == len(open_source(folder).test)
+
+
+def test_images_are_checked_once(folder, checked):
+    source = open_source(folder)
+    assert check_images(source, folder) == source and len(checked) == 18
+    assert check_images(source, folder) == source and len(checked) == 18
+
+
+def test_changed_and_broken_images_are_checked_again(folder, checked):
+    check_images(open_source(folder), folder)
+    checked.clear()
+    os.utime(folder / "red" / "1.png", ns=(1, 1))
+    cut(folder / "red" / "2.png")
+    for _ in range(2):
+        with pytest.raises(BrokenImageError, match=r"red/2\.png"):
+            check_images(open_source(folder), folder)
+    assert sorted(checked) == ["1.png", "2.png", "2.png"]
+
+
+def test_suspects_are_decoded(folder):
+    image = folder / "red" / "1.png"
+    content = image.read_bytes()
+    image.write_bytes(damaged(content))
+    check_images(open_source(folder), folder)  # header and end are right
+    suspect(folder, [image])
+    with pytest.raises(BrokenImageError, match=r"red/1\.png"):
+        check_images(open_source(folder), folder)
+    image.write_bytes(content)
+    check_images(open_source(folder), folder)
+    assert ReadableImages(folder).has(image)
+
+
+def test_an_image_that_fails_in_an_epoch_is_found_at_the_next_start(config, folder):
+    image = open_source(folder).train[0][0]
+    content = image.read_bytes()
+    image.write_bytes(damaged(content))
+    for created in (True, False):
+        with pytest.raises(BrokenImageError) as raised:
+            train(TrainConfig(**config))
+        assert set(raised.value.images) == {image} and config["out"].exists() is created
+        config["out"] = config["out"].with_name("again")
+    assert len(train(TrainConfig(**config, skip_broken=True)).metrics()) == 2
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "1", '{"red/0.png": 1}', '{"red/0.png": []}'])
+def test_damaged_cache_is_ignored(folder, checked, content):
+    check_images(open_source(folder), folder)
+    ReadableImages(folder).file.write_text(content)
+    checked.clear()
+    check_images(open_source(folder), folder)
+    assert len(checked) == 18
+
+
+def test_cache_that_cannot_be_written(folder, checked, monkeypatch):
+    cache = ReadableImages(folder).file
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    cache.mkdir()  # in the file's place
+    check_images(open_source(folder), folder)
+    check_images(open_source(folder), folder)
+    assert len(checked) == 36 and not list(cache.parent.glob("*.unfinished"))
+
+
+def test_interrupt_keeps_what_was_checked(folder, checked, monkeypatch):
+    monkeypatch.setattr(regard.training.integrity, "BATCH", 5)
+
+    def interrupt(count, total):
+        assert total == 18
+        if count == 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        check_images(open_source(folder), folder, progress=interrupt)
+    check_images(open_source(folder), folder)
+    assert len(checked) == 18
+
+
+def test_digits_need_no_check(checked):
+    source = open_source("digits")
+    assert check_images(source, "digits") is source and not checked
