@@ -91,12 +91,12 @@ def assert_within_budget(got, expected):
         assert error(one, exact) <= allowed, f"error {error(one, exact):.3g}, budget {allowed:.3g}"
 
 
-def assert_definition(function, *inputs, exact, **keywords):
+def assert_definition(function, *inputs, exact, draws=DRAWS, **keywords):
     """Hold `function`, evaluated in float64, to the results of an independent computation in float64.
 
     Both round, so the difference may be twice the budget.
     """
-    allowances = truth(function, *inputs, dtype=torch.float64, **keywords).allowed
+    allowances = truth(function, *inputs, dtype=torch.float64, draws=draws, **keywords).allowed
     ours = evaluate(widened(function, inputs, keywords))
     for one, other, allowed in zip(ours, leaves(exact), allowances, strict=True):
         assert one.shape == other.shape and one.dtype == other.dtype == torch.float64
@@ -215,6 +215,13 @@ def of_sum(operation, args, kwargs):
     return [(args[0].numel() / max(squares.numel(), 1), squares)]
 
 
+def of_average(operation, args, kwargs):
+    """Pooling and interpolation, and their gradients: weights of at most 1 that sum to 1, and at least four terms."""
+    squares = operation(square(args[0]), *args[1:], **kwargs)
+    terms = max(args[0].numel() / max(squares.numel(), 1), 4)
+    return [(terms, squares / terms)]
+
+
 def of_scattered(operation, args, kwargs):
     """Index and scatter additions; their number of terms is one for each element of the result."""
     if not is_floating(args[0]) or ("put" in operation.name() and not (args[3:] or [False])[0]):
@@ -272,19 +279,25 @@ SPLIT = get_decompositions(
 
 # Operations that select, move or compare numbers; a trailing underscore is ignored.
 EXACT = """
-_to_copy _unsafe_view abs amax amin any all arange argmax argmin as_strided bernoulli broadcast_in_dim cat clamp clamp_max
-clamp_min clone col2im constant_pad_nd convert_element_type copy detach diagonal_backward empty empty_like empty_strided
-expand eye fill flip full full_like gather im2col index index_select is_all_true linspace masked_fill max maximum
-max_pool2d_with_indices min minimum neg new_empty new_empty_strided new_full new_ones new_zeros ones ones_like
-randn relu repeat resize roll scalar_tensor select_backward select_scatter sgn sign slice_backward slice_scatter
-sort stack threshold_backward topk tril triu unfold upsample_nearest2d where zero zeros zeros_like
+_to_copy _unsafe_view abs all amax amin any arange argmax argmin as_strided bernoulli broadcast_in_dim cat clamp
+clamp_max clamp_min clone col2im constant_pad_nd convert_element_type copy detach diagonal_backward empty empty_like
+empty_strided expand eye fill flip full full_like gather im2col index index_select is_all_true linspace masked_fill
+max max_pool2d_with_indices maximum min minimum neg new_empty new_empty_strided new_full new_ones new_zeros ones
+ones_like randn reflection_pad2d relu repeat resize roll scalar_tensor select_backward select_scatter sgn sign
+slice_backward slice_scatter sort stack threshold_backward topk tril triu unfold upsample_nearest2d where zero zeros
+zeros_like
 """
 FUNCTIONS = "cos erf exp exp2 expm1 gelu log log1p log2 pow rsqrt sigmoid silu sin softplus tan tanh"
-EXACT, FUNCTIONS = set(EXACT.split()), set(FUNCTIONS.split())
+AVERAGES = """
+_adaptive_avg_pool2d _adaptive_avg_pool2d_backward avg_pool2d avg_pool2d_backward
+upsample_bilinear2d upsample_bilinear2d_backward
+"""
+EXACT, FUNCTIONS, AVERAGES = set(EXACT.split()), set(FUNCTIONS.split()), set(AVERAGES.split())
 SCATTERED = {"index_add", "index_add_", "scatter_add", "scatter_add_", "index_put", "index_put_", "_index_put_impl_"}
 SUMS = {
     **dict.fromkeys(("bmm", "mm", "mv", "dot"), of_product),
     **dict.fromkeys(SCATTERED, of_scattered),
+    **dict.fromkeys(AVERAGES, of_average),
     "convolution": of_convolution,
     "convolution_backward": of_convolution_backward,
     "sum": of_sum,
