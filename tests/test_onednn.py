@@ -241,7 +241,7 @@ def test_compiled_layers_run_compiled(served):
     assert served == [False]
 
 
-class Listening(TorchFunctionMode):
+class Recording(TorchFunctionMode):
     def __init__(self):
         super().__init__()
         self.names = []
@@ -259,9 +259,9 @@ class Tagged(torch.Tensor):
 @torch.no_grad()
 def test_unusual_tensors_and_modes_run_on_pytorch(served):
     layer, x, residual = nn.Linear(20, 33), torch.randn(9, 20), torch.randn(9, 33)
-    with Listening() as listening:
+    with Recording() as recording:
         dense(layer, x)
-    assert "linear" in listening.names
+    assert "linear" in recording.names
     assert type(dense(layer, x, residual=residual.as_subclass(Tagged))) is Tagged
     assert dense(layer, torch.nested.nested_tensor([x, x[:4]])).is_nested
     assert_dense(dense(layer, x, residual=residual.to_sparse()), layer, x, residual=residual)
