@@ -56,6 +56,7 @@ HF = {
     "deit": (transformers.DeiTForImageClassification, transformers.DeiTConfig(**VIT), "DeiTAttention", 4),
 }
 MODELS = (*TIMM, *HF)
+DRAWS = 4  # of simulated rounding, for whole networks
 
 
 def build(name):
@@ -95,7 +96,7 @@ def logits(model, *inputs):
 def truth_of(model, *inputs, **options):
     """Return the exact outputs of an upstream model and their budget."""
     model = copy.deepcopy(model).double()
-    return truth(lambda *inputs: logits(model, *inputs), *inputs, **options)
+    return truth(lambda *inputs: logits(model, *inputs), *inputs, draws=DRAWS, **options)
 
 
 @functools.cache

@@ -70,8 +70,8 @@ def hook(module):
 
 GRID = torch.randn(2, 14, 14, 16)
 UNSUPPORTED = {
-    "mask": (lambda: Attention(16, num_heads=2), None, (X, torch.zeros(9, 9)), "an attention mask"),
-    "causal": (lambda: Attention(16, num_heads=2), None, (X, None, True), "an attention mask"),
+    "mask": (lambda: Attention(16, num_heads=2), None, (X, torch.zeros(9, 9)), "the call has an attention mask"),
+    "causal": (lambda: Attention(16, num_heads=2), None, (X, None, True), "the call has an attention mask"),
     "hooks": (lambda: Attention(16, num_heads=2), "attn_drop", (X,), "its attn_drop has hooks"),
     "class": (lambda: ClassAttn(16, num_heads=2), "attn_drop", (X,), "its attn_drop has hooks"),
     "mix": (lambda: TalkingHeadAttn(16, num_heads=2), "proj_l", (X,), "its proj_l is not a plain dense layer"),
@@ -104,7 +104,7 @@ def test_fused_never_runs_the_upstream_forward(name):
 def test_fused_declines_cross_attention():
     """Only the error: timm's cross-attention fails by itself."""
     fused, x = set_all(fuse(LinearSelfAttention(16), check=False), "fused"), torch.randn(2, 16, 4, 9)
-    with pytest.raises(UnsupportedError, match="it is cross-attention"):
+    with pytest.raises(UnsupportedError, match="the call is cross-attention"):
         fused(x, x)
 
 
@@ -122,7 +122,7 @@ def test_fused_says_what_dropout_needs(p):
 def test_fused_says_that_transformers_asks_for_weights(name):
     fused = set_all(fuse(build(name)[0]), "fused")
     fused.set_attn_implementation("eager")
-    with pytest.raises(UnsupportedError, match="it returns the attention weights"):
+    with pytest.raises(UnsupportedError, match="the call must return the attention weights"):
         fused(image(name))
 
 

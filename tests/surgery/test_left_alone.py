@@ -1,4 +1,4 @@
-"""What `fuse` leaves alone, and what it undoes; every time with the reason."""
+"""What `fuse` leaves alone or rolls back, with the reason."""
 
 import copy
 import threading
@@ -10,26 +10,27 @@ import torch
 from timm.layers import Attention
 from timm.models.swin_transformer import SwinTransformerBlock, WindowAttention
 from torch import nn
-from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrize import register_parametrization
 
+from budget import assert_within_budget, truth
 from regard.attention import neighborhood_attention
 from regard.errors import UnsupportedError
 from regard.models import create_model
 from regard.surgery import adapter, for_timm, fuse, rules
 from regard.surgery.inspection import walk
-from tests.surgery.models import HF, Pair, X, animate, build, image, logits
+from tests.surgery.models import DRAWS, HF, Pair, X, animate, build, image, logits, truth_of
 
 
 def only_reason(pair, example=X, **options):
-    """The reason for the first; the second is replaced, and the outputs stay."""
-    expected = pair.eval()(X)
+    """Return why the first module is left alone; the second is replaced, and the outputs agree."""
+    expected = truth_of(pair.eval(), X)
     fused = fuse(pair, example=example, **options)
     report = fused.fuse_report
     assert [one.path for one in report.replaced] == ["second"]
     (left,) = report.left
     assert left.path == "first"
     assert type(fused.first) is type(pair.first)
-    torch.testing.assert_close(fused(X), expected, rtol=1e-5, atol=1e-6)
+    assert_within_budget(fused(X), expected)
     assert left.reason in str(report)
     return left.reason
 
@@ -54,7 +55,7 @@ def test_hooks_around_the_attention_stay():
 
 def test_parametrizations():
     pair = Pair()
-    weight_norm(pair.first.qkv)
+    register_parametrization(pair.first.qkv, "weight", nn.Tanh())
     assert "parametrization" in only_reason(pair)
 
 
@@ -180,7 +181,7 @@ def test_the_attention_inside_a_block(change, reason):
     expected = block(x)
     report = fuse(block, inplace=True, check=False).fuse_report
     assert [one.reason for one in report.left] == [reason]
-    torch.testing.assert_close(block(x), expected)
+    assert torch.equal(block(x), expected)  # with gradients, the replaced MLP runs the same operators
 
 
 def test_the_attention_inside_a_block_of_transformers():
@@ -194,8 +195,12 @@ def test_the_attention_inside_a_block_of_transformers():
 
 
 def test_weights_of_other_types():
+    class Sharded(torch.Tensor):
+        def new_empty(self, *args, **kwargs):  # needed to copy it
+            return super().new_empty(*args, **kwargs).as_subclass(Sharded)
+
     pair = Pair()
-    pair.first.qkv.weight = nn.Parameter(torch.randn(48, 16).as_subclass(type("Sharded", (torch.Tensor,), {})))
+    pair.first.qkv.weight = nn.Parameter(torch.randn(48, 16).as_subclass(Sharded))
     assert "its qkv has weights of type " in only_reason(pair)
 
 
@@ -313,13 +318,17 @@ def test_attention_dropout_trains_as_before(name):
             (module.attn if hasattr(module, "attn") else module).attn_drop.p = 0.5
     fused = fuse(model, check=False)
     assert any("with attention dropout 0.5" in one.note for one in fused.fuse_report.replaced)
-    x, outputs = image(name, batch=1), []
+    x = image(name, batch=1)
     for network in (model, fused):
         for module in network.modules():  # batch norms keep their statistics
             module.training = isinstance(module, (nn.Dropout,)) or "Att" in type(module).__name__
+    exact = copy.deepcopy(model).double()
+
+    def seeded(network, x):
         torch.manual_seed(0)
-        outputs.append(logits(network, x))
-    torch.testing.assert_close(outputs[1], outputs[0])
+        return logits(network, x)
+
+    assert_within_budget(seeded(fused, x), truth(lambda x: seeded(exact, x), x, draws=DRAWS))
 
 
 @pytest.mark.parametrize("name", ["vit", "swin"])
@@ -336,11 +345,12 @@ def test_maps_of_transformers(name):
     fused.set_attn_implementation("eager")
     eager.set_attn_implementation("eager")
     x = image(name)
-    got, expected = (network(x, output_attentions=True).attentions for network in (fused, eager))
-    assert len(got) == len(expected) == 2
-    torch.testing.assert_close(got, expected)
+    exact = copy.deepcopy(eager).double()
+    got = fused(x, output_attentions=True).attentions
+    assert len(got) == 2
+    assert_within_budget(got, truth(lambda x: exact(x, output_attentions=True).attentions, x, draws=DRAWS))
     states = fused(x, output_hidden_states=True).hidden_states
-    torch.testing.assert_close(states[-1], eager(x, output_hidden_states=True).hidden_states[-1], rtol=1e-4, atol=1e-4)
+    assert_within_budget(states, truth(lambda x: exact(x, output_hidden_states=True).hidden_states, x, draws=DRAWS))
     assert len(fuse(eager, check=False).fuse_report.left) == len(report.left)
 
 
@@ -352,7 +362,7 @@ def test_hooks_of_transformers_are_no_obstacle():
 
 
 def test_dinat_runs_without_natten():
-    """transformers imports NATTEN only to run; its modules are built without it, and ours do not call it."""
+    """transformers needs NATTEN to run its modules, not to build them; the adapter does not need it."""
     from transformers.models.dinat.modeling_dinat import NeighborhoodAttention
 
     config = SimpleNamespace(qkv_bias=True, attention_probs_dropout_prob=0.0)
@@ -362,9 +372,13 @@ def test_dinat_runs_without_natten():
     (replaced,) = fused.fuse_report.replaced
     assert replaced.mechanism == "neighborhood attention"
     assert "the original raises" in fused.fuse_report.unchecked
-    heads = (layer(x).unflatten(-1, (2, 8)) for layer in (model.query, model.key, model.value))
-    expected = neighborhood_attention(*heads, 3, dilation=2, bias=model.rpb).flatten(-2)
-    torch.testing.assert_close(fused(x)[0], expected)
+    exact = copy.deepcopy(model).double()
+
+    def attend(x):
+        heads = (layer(x).unflatten(-1, (2, 8)) for layer in (exact.query, exact.key, exact.value))
+        return neighborhood_attention(*heads, 3, dilation=2, bias=exact.rpb, backend="reference").flatten(-2)
+
+    assert_within_budget(fused(x), truth(attend, x))
 
 
 def test_classes_are_made_once():

@@ -36,7 +36,7 @@ FOLDS: tuple[type[Fold], ...] = (
     for_timm.cait.LayerScaleBlockFold,
     for_timm.cait.LayerScaleBlockClassAttnFold,
     for_timm.swiftformer.EmbeddingFold,
-    for_timm.swiftformer.ConvEncoderFold,  # before BlockFold: a block contains a ConvEncoder-like module
+    for_timm.swiftformer.ConvEncoderFold,  # before BlockFold, since a Block contains a LocalRepresentation
     for_timm.swiftformer.BlockFold,
     for_timm.swiftformer.SwiftFormerFold,
     for_transformers.mobilevitv2.MobileViTV2ConvLayerFold,
@@ -44,7 +44,7 @@ FOLDS: tuple[type[Fold], ...] = (
     for_transformers.swiftformer.SwiftFormerConvEncoderFold,
     for_transformers.swiftformer.SwiftFormerEncoderBlockFold,
 )
-"""Applied in this order."""
+"""In the order in which they are applied: blocks inside other blocks first."""
 
 
 def find_adapter(kind: type[nn.Module]) -> tuple[type[Adapter], type[nn.Module]] | None:

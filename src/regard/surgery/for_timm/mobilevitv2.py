@@ -26,7 +26,7 @@ class LinearSelfAttention(AttentionAdapter):
         """Attend over unfolded patches, `[B, C, P, N]`."""
         if self.runs_upstream(
             {
-                "it is cross-attention": x_prev is not None,
+                "the call is cross-attention": x_prev is not None,
                 "its attn_drop needs the attention weights": needs_weights(self.attn_drop),
             }
         ):

@@ -29,7 +29,7 @@ class Attention(AttentionAdapter):
         """Attend over `[B, N, C]`."""
         if self.runs_upstream(
             {
-                "it has an attention mask": attn_mask is not None or is_causal,
+                "the call has an attention mask": attn_mask is not None or is_causal,
                 "its attn_drop has hooks, which expect the attention weights": has_hooks(self.attn_drop),
             }
         ):

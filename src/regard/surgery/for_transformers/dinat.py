@@ -26,7 +26,7 @@ class NeighborhoodAttention(AttentionAdapter):
         """Attend over `[B, H, W, C]`."""
         if self.runs_upstream(
             {
-                "it returns the attention weights": output_attentions,
+                "the call must return the attention weights": output_attentions,
                 "its dropout needs the attention weights": needs_weights(self.dropout),
             }
         ):

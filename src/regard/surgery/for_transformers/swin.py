@@ -48,8 +48,8 @@ class SwinLayer(AttentionAdapter):
         bias, window = attention.relative_position_bias, (self.window_size, self.window_size)
         if self.runs_upstream(
             {
-                "it drops attention weights": attention.training and attention.attention_dropout,
-                "it returns the attention weights": returns_weights(attention, options),
+                "it drops attention weights in training": attention.training and attention.attention_dropout,
+                "the call must return the attention weights": returns_weights(attention, options),
                 "its window is not that of its relative position bias": window != bias.window_size,
                 "its attention has hooks": has_hooks(attention),
                 "its relative_position_bias has hooks": has_hooks(bias),

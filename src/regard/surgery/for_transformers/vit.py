@@ -35,8 +35,8 @@ class ViTAttention(AttentionAdapter):
         """Attend over `[B, N, C]`; like "sdpa", return no weights."""
         if self.runs_upstream(
             {
-                "it has an attention mask": attention_mask is not None,
-                "it returns the attention weights": returns_weights(self, options),
+                "the call has an attention mask": attention_mask is not None,
+                "the call must return the attention weights": returns_weights(self, options),
             }
         ):
             return super().forward(hidden_states, attention_mask, **options)
