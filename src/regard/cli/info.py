@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -54,7 +54,7 @@ def info(
     typer.echo(f"{_count(model):,} parameters, {macs / 1e9:.3g} G multiply-adds")
 
 
-def trace(model: Backbone, size: int) -> tuple[list[Layer], int]:
+def trace(model: Backbone[Any], size: int) -> tuple[list[Layer], int]:
     """Send an image without values through a model on the meta device.
 
     Returns:
@@ -83,7 +83,7 @@ def _noting(layer: Layer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], N
     return note
 
 
-def _shown(model: Backbone) -> Iterator[tuple[int, str, nn.Module]]:
+def _shown(model: Backbone[Any]) -> Iterator[tuple[int, str, nn.Module]]:
     """Choose the modules to show, with their depth: stem, stages with their blocks, norm and heads."""
     for name, child in model.named_children():
         if not isinstance(child, nn.ModuleList | Blocks):
