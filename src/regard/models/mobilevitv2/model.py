@@ -146,7 +146,7 @@ class AttentionBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Transform `[B, C, H, W]`; height and width become multiples of the patch size."""
         grid = [-(-length // self.patch_size) * self.patch_size for length in x.shape[2:]]
-        if grid != list(x.shape[2:]):
+        if isinstance(x.shape[2], torch.SymInt) or grid != list(x.shape[2:]):  # a dynamic size may need to grow
             x = interpolate(x, size=grid, mode="bilinear", align_corners=True)
         x = self.conv_1x1(self.conv_kxk(x)).permute(0, 2, 3, 1)  # [B, H, W, C / 2]
         x = self.norm(self.transformer(x))

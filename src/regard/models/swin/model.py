@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
@@ -70,7 +71,7 @@ class SwinPyramid(Backbone[PyramidConfigT]):
         """Pad images to whole patches and cut them into tokens, `[B, H, W, C]`."""
         height, width = x.shape[2:]
         size = self.config.patch_size
-        if height % size or width % size:
+        if isinstance(height, torch.SymInt) or height % size or width % size:  # a dynamic size may need padding
             x = pad(x, (0, -width % size, 0, -height % size))
         return self.patch_embed(x)
 
