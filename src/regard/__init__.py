@@ -45,7 +45,15 @@ from regard.errors import (
     ShapeError,
     UnsupportedError,
 )
-from regard.models import MODELS, create_model, list_models, load_weights, register_with_timm, save_weights
+from regard.models import (
+    MODELS,
+    convert_checkpoint,
+    create_model,
+    list_models,
+    load_weights,
+    register_with_timm,
+    save_weights,
+)
 from regard.surgery import fuse
 
 try:
@@ -78,6 +86,7 @@ __all__ = [
     "WindowAttention",
     "additive_attention",
     "additive_weights",
+    "convert_checkpoint",
     "create_model",
     "decompositions",
     "efficient_additive_attention",

@@ -15,7 +15,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from golden import weights
-from regard.checkpoint import state_in
+from regard.checkpoint import export_state
 from regard.models import MODELS, create_model
 
 
@@ -123,7 +123,7 @@ def exchange(pair: Pair) -> tuple[float, float]:
     forth = difference(logits(ours, x), logits(theirs, x))
     again = draw(pair.build(), seed=5)
     assert difference(logits(again, x), logits(theirs, x)) > 0.1, "the seeds give the same network"
-    again.load_state_dict(state_in(ours, pair.naming))
+    again.load_state_dict(export_state(ours, pair.naming))
     return forth, difference(logits(again, x), logits(ours, x))
 
 

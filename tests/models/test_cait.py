@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from budget import assert_definition
 from golden import weights
-from regard.checkpoint import state_in
+from regard.checkpoint import export_state
 from regard.errors import ShapeError
 from regard.layers import interpolate_position
 from regard.models import create_model, load_weights
@@ -55,7 +55,7 @@ def test_equals_timm(training):
     x = weights.image([2, 3, 64, 64], seed=4)
     assert_equal(ours.train(training), theirs.train(training), x)
     again = timms(seed=5)
-    again.load_state_dict(state_in(ours.float(), "timm"))
+    again.load_state_dict(export_state(ours.float(), "timm"))
     with torch.no_grad():
         assert torch.equal(again(x), theirs.float().eval()(x))
 
@@ -78,7 +78,7 @@ def test_authors_file():
     theirs = timms()
     ours = small(weights={"model": {f"module.{name}": tensor for name, tensor in theirs.state_dict().items()}}).eval()
     assert_equal(ours, theirs, weights.image([1, 3, 64, 64], seed=6))
-    assert state_in(ours, "official").keys() == theirs.state_dict().keys()
+    assert export_state(ours, "official").keys() == theirs.state_dict().keys()
 
 
 def test_position_embedding_of_another_size():

@@ -11,7 +11,7 @@ from timm.layers import resample_abs_pos_embed
 from timm.models import adapt_input_conv
 from torch.nn.functional import interpolate
 
-from regard.checkpoint import state_in
+from regard.checkpoint import export_state
 from regard.errors import CheckpointError, OptionError, ShapeError
 from regard.models import MODELS, create_model, identify, load_weights, save_weights, variants_of
 from regard.models._families import family_of
@@ -73,7 +73,7 @@ class TestNamings:
         report = load_weights(other, tmp_path / "net.safetensors")
         assert_equal(other, model.state_dict())
         assert report.tensors == len(model.state_dict()) and not report.kept and not report.resized
-        assert identify(state_in(model, naming)).family is type(model)
+        assert identify(export_state(model, naming)).family is type(model)
 
     @pytest.mark.parametrize(
         "name", [*(name for name in SMALL if name != "nat_nano"), "nat_base", "dinat_mini", "vitrpb_small"]
@@ -82,26 +82,26 @@ class TestNamings:
         for naming in ("regard", *(each.name for each in family_of(name).name_tensors(MODELS[name].config))):
             with torch.device("meta"):
                 model = create_model(name, **required(name, naming))
-            state = state_in(model, naming)
+            state = export_state(model, naming)
             found = identify(state).naming
-            names = set(state) ^ set(state_in(model, found))
+            names = set(state) ^ set(export_state(model, found))
             assert all(name.endswith(("mask", "index")) for name in names)  # either is right where names agree
 
     @pytest.mark.parametrize("name", ["swiftformer_xs", "vitrpb_small", SWIN, DISTILLED, "cait_xxs24_224"])
     def test_variants_of(self, name):
         model = create_model(name, num_classes=3, in_chans=2)
         for naming in ("regard", "official"):
-            assert name in [found for found, _ in variants_of(state_in(model, naming))]
+            assert name in [found for found, _ in variants_of(export_state(model, naming))]
 
     def test_variants_of_no_published_size(self):
         with pytest.raises(CheckpointError, match="a Swin checkpoint in the authors' naming, but of no published size"):
-            variants_of(state_in(small(SWIN), "official"))
+            variants_of(export_state(small(SWIN), "official"))
 
     def test_swin_buffers_are_the_authors(self):
         """Computed as timm computes them from the same code."""
         options = {"embed_dim": 16, "depths": (2, 2), "num_heads": (1, 2), "img_size": 112}
         theirs = timm.create_model(SWIN, **options)
-        state = state_in(create_model(SWIN, **options), "official")
+        state = export_state(create_model(SWIN, **options), "official")
         masks = {name: each for name, each in theirs.named_buffers() if name.endswith("attn_mask") and each is not None}
         indices = {name: each for name, each in theirs.named_buffers() if name.endswith("relative_position_index")}
         assert set(masks) == {"layers.0.blocks.1.attn_mask", "layers.1.blocks.1.attn_mask"} and len(indices) == 4
@@ -111,7 +111,7 @@ class TestNamings:
 
     def test_index_of_vitrpb(self):
         """Position [q, k] holds the row-major place of key minus query in the table."""
-        state = state_in(create_model("vitrpb_small", depth=1, embed_dim=32, num_heads=1), "official")
+        state = export_state(create_model("vitrpb_small", depth=1, embed_dim=32, num_heads=1), "official")
         index = state["layers.0.attn.relative_position_index"]
         assert index.shape == (196, 196) and state["layers.0.attn.rpb"].shape == (1, 27, 27)
         other = create_model("vitrpb_small", depth=1, embed_dim=32, num_heads=1)
@@ -121,7 +121,7 @@ class TestNamings:
             assert index[query, key] == (rows + 13) * 27 + columns + 13
 
     def test_neighborhoods_have_no_index(self):
-        state = state_in(create_model("nat_isotropic_small", depth=1), "official")
+        state = export_state(create_model("nat_isotropic_small", depth=1), "official")
         assert not any("index" in name for name in state)
 
 
@@ -191,7 +191,7 @@ class TestGenerationsOfSwiftFormer:
 
     @pytest.fixture
     def state(self):
-        return state_in(create_model("swiftformer_nano", token_norm="ones", num_classes=10), "hf")
+        return export_state(create_model("swiftformer_nano", token_norm="ones", num_classes=10), "hf")
 
     def test_set_from_the_naming(self, state, published):
         assert create_model("swiftformer_nano", num_classes=10, weights=state).config.token_norm == "ones"
@@ -207,7 +207,7 @@ class TestGenerationsOfSwiftFormer:
             create_model("swiftformer_nano", num_classes=10, weights=state, token_norm="ones")
 
     def test_others_are_of_the_second(self):
-        state = state_in(create_model("swiftformer_nano", num_classes=10), "official")
+        state = export_state(create_model("swiftformer_nano", num_classes=10), "official")
         assert create_model("swiftformer_nano", num_classes=10, weights=state).config.token_norm == "l2"
 
     def test_not_written_for_code_that_computes_something_else(self, tmp_path):
@@ -243,7 +243,7 @@ class TestOtherSizes:
     def test_position_embedding(self, name, prefix, img_size):
         trained = drawn(name)
         model = small(name, img_size=img_size)
-        report = load_weights(model, state_in(trained, "timm"))
+        report = load_weights(model, export_state(trained, "timm"))
         expected = resample_abs_pos_embed(trained.pos_embed, [img_size // 4] * 2, [4, 4], num_prefix_tokens=prefix)
         assert report.resized == ("pos_embed",)
         torch.testing.assert_close(model.pos_embed, expected, rtol=1e-6, atol=1e-6)
@@ -252,7 +252,7 @@ class TestOtherSizes:
     def test_swin_window(self, naming):
         trained = drawn(SWIN)
         model = small(SWIN, window_size=6, img_size=48)
-        report = load_weights(model, state_in(trained, naming))
+        report = load_weights(model, export_state(trained, naming))
         assert len(report.resized) == 6 and all(name.endswith("_bias_table") for name in report.resized)
         for name in report.resized:
             table = trained.state_dict()[name]  # [(2 * 3 - 1)**2, nh]
@@ -263,16 +263,16 @@ class TestOtherSizes:
     def test_swin_at_another_image_size(self):
         trained = drawn(SWIN)
         model = small(SWIN, img_size=48)
-        assert load_weights(model, state_in(trained, "official")).resized == ()
+        assert load_weights(model, export_state(trained, "official")).resized == ()
         assert_equal(model, trained.state_dict())
-        masks = {name: tensor.shape[0] for name, tensor in state_in(model, "official").items() if "mask" in name}
+        masks = {name: tensor.shape[0] for name, tensor in export_state(model, "official").items() if "mask" in name}
         assert masks["layers.0.blocks.1.attn_mask"] == (24 // 3) ** 2  # windows at the new size
 
     @pytest.mark.parametrize("name", ["nat_nano", "dinat_s_tiny", "nat_isotropic_small"])
     def test_kernel_size(self, name):
         trained = drawn(name)
         model = small(name, kernel_size=5)
-        report = load_weights(model, state_in(trained, "official"))
+        report = load_weights(model, export_state(trained, "official"))
         assert report.resized and all(key.endswith(".rpb") for key in report.resized)
         for key in report.resized:
             expected = interpolate(trained.state_dict()[key][None], size=(9, 9), mode="bicubic")[0]
@@ -340,7 +340,7 @@ class TestBadInput:
     )
     def test_another_model(self, model, name, naming, sentence):
         with pytest.raises(CheckpointError, match=f"{re.escape(sentence)}$"):
-            load_weights(model, state_in(small(name), naming))
+            load_weights(model, export_state(small(name), naming))
 
     def test_a_model_of_nobody(self, model):
         with pytest.raises(CheckpointError, match=r"2 left over: a, b") as error:
@@ -386,7 +386,7 @@ class Payload:
 @pytest.mark.parametrize("word", ["model", "state_dict", "model_ema"])
 def test_wrapped(word, prefix):
     trained = drawn("nat_nano")
-    wrapped = {word: {prefix + name: tensor for name, tensor in state_in(trained, "official").items()}, "epoch": 1}
+    wrapped = {word: {prefix + name: tensor for name, tensor in export_state(trained, "official").items()}, "epoch": 1}
     model = small("nat_nano")
     load_weights(model, wrapped, ema=word == "model_ema")
     assert_equal(model, trained.state_dict())

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from budget import assert_definition
 from golden import weights
-from regard.checkpoint import detect_naming, state_in
+from regard.checkpoint import detect_namings, export_state
 from regard.errors import OptionError, ShapeError
 from regard.models import MODELS, create_model, list_models, load_weights
 from regard.models.mobilevitv2.model import AttentionBlock, GridNorm
@@ -67,7 +67,7 @@ def test_exchange(naming, build, size):
     x = weights.image([2, 3, *size], seed=4)
     assert difference(logits(ours, x), logits(theirs, x)) <= 1e-5
     assert difference(logits(again, x), logits(ours, x)) > 0.1
-    again.load_state_dict(state_in(ours, naming))
+    again.load_state_dict(export_state(ours, naming))
     assert difference(logits(again, x), logits(ours, x)) <= 1e-5
 
 
@@ -103,7 +103,7 @@ def test_sizes_are_as_published(name):
         model = create_model(name).eval()
         theirs = [("timm", build_timm(name)), ("hf", build_hf(name))]
     for naming, network in theirs:
-        shapes = {key: tensor.shape for key, tensor in state_in(model, naming).items()}
+        shapes = {key: tensor.shape for key, tensor in export_state(model, naming).items()}
         assert shapes == {key: tensor.shape for key, tensor in network.state_dict().items()}
     assert sum(parameter.numel() for parameter in model.parameters()) == MODELS[name].parameters
     costs = {torch.nn.BatchNorm2d: 2, GridNorm: 5}
@@ -144,7 +144,7 @@ def test_weights():
 def test_authors_names(depths, count):
     with torch.device("meta"):
         model = create_model("mobilevitv2_050", depths=depths)
-    state = state_in(model, "official")
+    state = export_state(model, "official")
     assert len(state) == len(model.state_dict()) == count
     last = depths[1]
     assert {
@@ -168,12 +168,12 @@ def test_authors_names(depths, count):
         "classifier.1.weight",
     } <= set(state)
     assert state["layer_4.1.global_rep.0.pre_norm_attn.1.qkv_proj.block.conv.weight"].shape == (193, 96, 1, 1)
-    assert detect_naming(state, model).name == "official"
+    assert detect_namings(state, model).name == "official"
 
 
 def test_authors_names_round_trip():
     ours, again = (draw(create_model("mobilevitv2_050", num_classes=10), seed) for seed in (1, 2))
-    assert load_weights(again, state_in(ours, "official")).naming == "official"
+    assert load_weights(again, export_state(ours, "official")).naming == "official"
     x = weights.image([1, 3, 64, 64], seed=3)
     assert torch.equal(logits(again, x), logits(ours, x))
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from regard.checkpoint import state_in
+from regard.checkpoint import export_state
 from regard.errors import OptionError, ShapeError
 from regard.models import create_model
 
@@ -76,7 +76,7 @@ def test_unknown_word_for_small_grids():
 def test_names_of_others():
     """Written out from their code: names, the order of queries, keys and values, and rows of the layer scales."""
     model = create_model("nat_small", depths=(1, 1), num_heads=(3, 6), dilations=(1, 1))
-    official, hf = state_in(model, "official"), state_in(model, "hf")
+    official, hf = export_state(model, "official"), export_state(model, "hf")
     assert {
         "levels.0.downsample.reduction.weight",
         "levels.1.blocks.0.gamma1",

@@ -6,7 +6,7 @@ import torch
 
 from budget import assert_definition
 from golden import weights
-from regard.checkpoint import detect_naming
+from regard.checkpoint import detect_namings
 from regard.errors import OptionError, ShapeError
 from regard.models import create_model, load_weights
 from regard.models.swiftformer.model import ConvBlock
@@ -57,8 +57,8 @@ def test_authors_names(name, count):
         "dist_head.bias",
         "norm.running_var",
     } <= names
-    assert detect_naming(dict.fromkeys(names), model).name == "official"
-    assert detect_naming(dict.fromkeys(model.state_dict()), model).name == "regard"
+    assert detect_namings(dict.fromkeys(names), model).name == "official"
+    assert detect_namings(dict.fromkeys(model.state_dict()), model).name == "regard"
 
 
 def nano(**options):

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from budget import assert_definition, assert_within_budget
 from golden import weights
-from regard.checkpoint import state_in
+from regard.checkpoint import export_state
 from regard.errors import CheckpointError, OptionError, ShapeError
 from regard.models import create_model, load_weights, save_weights
 from regard.models.vit import VARIANTS
@@ -72,7 +72,7 @@ def test_equals_timm(name, training):
     x = weights.image([2, 3, 64, 64], seed=4)
     assert_equal(ours.train(training), theirs.train(training), x)
     again = timms(name, seed=5)
-    again.load_state_dict(state_in(ours.float(), "timm"))
+    again.load_state_dict(export_state(ours.float(), "timm"))
     with torch.no_grad():
         assert torch.equal(again(x), theirs.float().eval()(x))
 
@@ -135,7 +135,7 @@ def test_equals_transformers(name, kind, tmp_path):
     config.save_pretrained(tmp_path)
     again, info = network.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info.values())
-    assert state_in(ours, "hf5").keys() == again.state_dict().keys()
+    assert export_state(ours, "hf5").keys() == again.state_dict().keys()
     reread = small(name, weights=tmp_path / "model.safetensors").eval()
     with torch.no_grad():
         assert torch.equal(again.eval()(x).logits, theirs.float()(x).logits)
@@ -143,7 +143,7 @@ def test_equals_transformers(name, kind, tmp_path):
 
 
 def test_names_of_hub_files():
-    names = {each for name in (PLAIN, DISTILLED) for each in state_in(small(name), "hf")}
+    names = {each for name in (PLAIN, DISTILLED) for each in export_state(small(name), "hf")}
     assert {
         "vit.encoder.layer.2.attention.attention.query.weight",
         "vit.encoder.layer.0.attention.output.dense.bias",

@@ -1,40 +1,44 @@
-"""Checkpoints: read and written safely, fetched once, and converted totally between namings."""
+"""Checkpoints: read and written safely, downloaded once, and converted between namings without losing a tensor."""
 
 from regard.checkpoint.conversion import (
     LoadReport,
-    bare,
-    converted,
-    detect_naming,
-    fields_to_keep,
-    in_naming,
+    convert_state,
+    detect_namings,
+    export_state,
+    fields_to_store,
+    join,
     load_state_into,
-    state_in,
-    warn_of,
+    rename_tensors,
+    unwrap_model,
+    warn_of_requirements,
 )
 from regard.checkpoint.download import HUB_FILES, fetch
-from regard.checkpoint.files import SUFFIXES, State, load_fields, load_state, save_state, some, unwrap
-from regard.checkpoint.naming import OWN, Naming, Source
+from regard.checkpoint.files import SUFFIXES, State, load_fields, load_state, save_state, shorten, unwrap
+from regard.checkpoint.naming import OWN, Convertible, Naming, Source, declarations
 
 __all__ = [
     "HUB_FILES",
     "OWN",
     "SUFFIXES",
+    "Convertible",
     "LoadReport",
     "Naming",
     "Source",
     "State",
-    "bare",
-    "converted",
-    "detect_naming",
+    "convert_state",
+    "declarations",
+    "detect_namings",
+    "export_state",
     "fetch",
-    "fields_to_keep",
-    "in_naming",
+    "fields_to_store",
+    "join",
     "load_fields",
     "load_state",
     "load_state_into",
+    "rename_tensors",
     "save_state",
-    "some",
-    "state_in",
+    "shorten",
     "unwrap",
-    "warn_of",
+    "unwrap_model",
+    "warn_of_requirements",
 ]

@@ -7,8 +7,7 @@ import platform
 import torch
 import typer
 
-from regard.attention import MECHANISMS, Mechanism
-from regard.attention._native.loader import NATIVE
+from regard.attention import MECHANISMS, Mechanism, native_library
 from regard.cli.tables import Table, show
 from regard.training.devices import CPU, default_device
 from regard.training.versions import TRAIN_PACKAGES, version
@@ -39,7 +38,7 @@ def _installation() -> Table:
     table.add("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     table.add("torch", f"{torch.__version__}, {torch.get_num_threads()} threads")
     table.add("devices", ", ".join(map(_describe, _devices())))
-    table.add("native library", NATIVE.problem or f"compiled for {NATIVE.instruction_set}")
+    table.add("native library", native_library().problem or f"compiled for {native_library().instruction_set}")
     for extra, packages in OPTIONAL.items():
         for package in packages:
             table.add(package, version(package) or f"missing: pip install 'regard[{extra}]'")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -50,7 +50,7 @@ def info(
     typer.echo(f"{_count(model):,} parameters, {macs / 1e9:.3g} G multiply-adds")
 
 
-def trace(model: Backbone, size: int) -> tuple[list[Layer], int]:
+def trace(model: Backbone[Any], size: int) -> tuple[list[Layer], int]:
     """Run a model on the meta device with an image that has a shape but no values.
 
     Returns:
@@ -79,7 +79,7 @@ def _recorder(layer: Layer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor],
     return record
 
 
-def _layers(model: Backbone) -> Iterator[tuple[int, str, nn.Module]]:
+def _layers(model: Backbone[Any]) -> Iterator[tuple[int, str, nn.Module]]:
     """Yield the modules to show with their depth: stem, stages with their blocks, norm and heads."""
     for name, child in model.named_children():
         if not isinstance(child, nn.ModuleList | Blocks):

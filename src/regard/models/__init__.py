@@ -7,19 +7,19 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from regard.checkpoint import SUFFIXES, LoadReport, State, detect_naming
+from regard.checkpoint import SUFFIXES, LoadReport, State, detect_namings
 from regard.errors import OptionError
 from regard.models._backbone import Backbone
-from regard.models._families import FAMILIES, MODELS, family_of
-from regard.models._fields import override
+from regard.models._convert import ConvertReport, convert_checkpoint
+from regard.models._families import FAMILIES, MODELS, NAMINGS, family_of
 from regard.models._identify import Identity, identify, variants_of
-from regard.models._loading import HUB_ID, load_read, load_weights, read, save_weights
+from regard.models._loading import HUB_ID, configure, load_read, load_weights, read, save_weights
+from regard.models._meta import on_meta
 from regard.models._timm import register_with_timm
 from regard.models._variant import Variant, Weights
 from regard.models.cait import Cait
 from regard.models.dinat_s import DinatS
+from regard.models.fields import override
 from regard.models.mobilevitv2 import MobileVitV2
 from regard.models.nat import Nat
 from regard.models.nat_isotropic import NatIsotropic
@@ -35,28 +35,27 @@ def create_model(
     weights: str | Path | State | None = None,
     num_classes: int | None = None,
     in_chans: int = 3,
-    **overrides: Any,  # noqa: ANN401
-) -> Backbone:
+    **overrides: object,
+) -> Backbone[Any]:
     """Build a model by name.
 
     Args:
         name: one of `list_models()`.
-        weights: which weights it starts with: random ones if None; published ones by their word in
-            `MODELS[name].weights`, such as "official", "timm" or "hf"; or what `load_weights` takes: a file, a URL, a
-            hub id or a state dict.
-        num_classes: logits; 0 for pooled features; None for as many as its published weights have. Published weights
-            get a new classifier where the number differs.
+        weights: None for random weights; a key of `MODELS[name].weights`, such as "official", "timm" or "hf", for
+            published ones; or a file, a URL, a hub id or a state dict, as in `load_weights`.
+        num_classes: number of logits; 0 for pooled features; None for that of the published weights. Published weights
+            get a new classifier if the number differs.
         in_chans: channels of the images.
-        **overrides: fields of the family's configuration that should differ from the variant's, such as `depths` or
+        **overrides: fields of the family's configuration with other values than the variant's, such as `depths` or
             `drop_path_rate`.
 
     Returns:
-        The model, in training mode; its `preprocessing` is that of the weights.
+        The model, in training mode, with the `preprocessing` of its weights.
 
     Raises:
-        OptionError: an unknown name, word or field, where the nearest ones are suggested, or a value of another type.
+        OptionError: an unknown model, weights or field, with suggestions, or a value of another type.
         ShapeError: fields that do not fit together.
-        CheckpointError: weights that cannot be fetched, or do not fit the model.
+        CheckpointError: weights that cannot be downloaded, or do not fit the model.
 
     Example:
         >>> model = create_model("nat_nano", num_classes=10, depths=(1, 1, 1))
@@ -73,20 +72,21 @@ def create_model(
         model = family(config, num_classes=classes, in_chans=in_chans)
     else:
         source = read(weights if published is None else published.source)
-        with torch.device("meta"):
-            required = {**detect_naming(source.state, family(config)).requires, **source.fields}
-        config = replace(config, **{field: value for field, value in required.items() if field not in overrides})
+        with on_meta():
+            namings = detect_namings(source.state, family(config))
+        config = configure(name, config, namings[0], source, overrides)
         model = family(config, num_classes=classes, in_chans=in_chans)
-        replaced = published is not None and classes != variant.num_classes
-        load_read(model, source, new_classifier=replaced or not classes)
+        is_replaced = published is not None and classes != variant.num_classes
+        load_read(model, source, new_classifier=is_replaced or not classes, namings=namings)
     preprocessing = published.preprocessing if published is not None else variant.preprocessing
-    size = overrides.get("img_size", preprocessing.image_size)
-    model.preprocessing = replace(preprocessing, image_size=size)
+    if "img_size" in overrides:
+        preprocessing = replace(preprocessing, image_size=config.img_size)
+    model.preprocessing = preprocessing
     return model
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """List the names of the models that match a pattern with `*` and `?`.
+    """Return the names of the models that match a pattern with `*` and `?`.
 
     Example:
         >>> list_models("swiftformer_l?")
@@ -96,7 +96,7 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def _published(name: str, weights: str | Path | State | None) -> Weights | None:
-    """Look up a word; a file, a URL or a hub id is none."""
+    """Return the published weights of a key; None for a file, a URL, a hub id or a state dict."""
     known = MODELS[name].weights
     if not isinstance(weights, str) or weights in known:
         return known[weights] if isinstance(weights, str) else None
@@ -113,8 +113,10 @@ def _published(name: str, weights: str | Path | State | None) -> Weights | None:
 __all__ = [
     "FAMILIES",
     "MODELS",
+    "NAMINGS",
     "Backbone",
     "Cait",
+    "ConvertReport",
     "DinatS",
     "Identity",
     "LoadReport",
@@ -127,6 +129,7 @@ __all__ = [
     "Variant",
     "Vit",
     "Weights",
+    "convert_checkpoint",
     "create_model",
     "identify",
     "list_models",

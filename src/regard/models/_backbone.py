@@ -1,10 +1,10 @@
-"""What every backbone is to its users, whatever its family."""
+"""The common interface of all backbones, and the defaults that most families share."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic
 
 import torch
 from torch import Tensor, nn
@@ -12,49 +12,55 @@ from torch import Tensor, nn
 from regard.attention.checks import shape
 from regard.checkpoint import Naming
 from regard.errors import OptionError, ShapeError
-from regard.layers import Blocks
+from regard.layers import Blocks, interpolate_bias
 from regard.models._variant import Variant
+from regard.models.fields import ConfigT
 from regard.models.preprocessing import Preprocessing
 
+BIAS_TABLES = (".rpb", ".relative_position_bias_table")
 
-class Backbone(nn.Module):
+
+class Backbone(nn.Module, Generic[ConfigT]):
     """Base class of the models: images `[B, C, H, W]` in, logits or a pyramid of NCHW features out.
 
-    Data go one way: `embed` turns images into tokens, the stages transform them, `finish` normalizes them, `pool`
-    leaves one vector an image, `classify` makes logits. A family implements `describe_features`, `embed`, `as_images`
-    and `normalize`, has its stages in one list, and ends its constructor with `reset_classifier`.
+    `embed` turns images into tokens, the stages transform them, `finish` normalizes them, `pool` returns one vector per
+    image, and `classify` returns logits. A family implements `describe_features`, has its stages in one list, and ends
+    its constructor with `reset_classifier`. The defaults are those of networks on a channels-last grid: a `patch_embed`
+    that returns `[B, H, W, C]`, and a last `norm` over the channels.
 
     Attributes:
         variants: the family's models by name.
-        stage_list: name of the list of stages, the steps that `feature_info` tells of.
+        stage_list: name of the list of stages that `feature_info` describes.
         stem_pattern: pattern of the parameters before the stages.
-        block_pattern: pattern of those in blocks, with groups that order them.
-        first_conv: name of the layer that sees the images.
+        block_pattern: pattern of the parameters in blocks, with groups that order them.
+        first_conv: name of the first layer on images.
         classifiers: names of the classifying layers.
         feature_info: channels, reduction and module of every stage.
-        num_features: channels that the classifier sees.
-        global_pool: how features become one vector: "avg", or "" where `reset_classifier` switched it off.
-        batch_norms: whether training needs several values per channel, down to the last grid.
-        preprocessing: from an image to the model's input.
+        num_features: input channels of the classifier.
+        global_pool: pooling of the features: "avg" or "token", or "" if `reset_classifier` disabled it.
+        has_batch_norms: whether training needs several values per channel, down to the last grid.
+        preprocessing: preprocessing of the model's images.
     """
 
     variants: ClassVar[Mapping[str, Variant[Any]]]
     stage_list: ClassVar[str] = "stages"
-    stem_pattern: ClassVar[str] = r"^stem"
+    stem_pattern: ClassVar[str] = r"^patch_embed"
     block_pattern: ClassVar[str] = r"^stages\.(\d+)\.blocks\.(\d+)"
-    first_conv: ClassVar[str] = "stem.0"
+    first_conv: ClassVar[str] = "patch_embed.proj"
     pooling: ClassVar[str] = "avg"
-    batch_norms: ClassVar[bool] = False
+    has_batch_norms: ClassVar[bool] = False
+    config: ConfigT
     classifiers: tuple[str, ...]
     feature_info: list[dict[str, Any]]
     num_features: int
     preprocessing: Preprocessing
+    patch_embed: nn.Module
     norm: nn.Module
     head: nn.Module
 
-    def __init__(self, config: Any, *, num_classes: int = 1000, in_chans: int = 3) -> None:  # noqa: ANN401
+    def __init__(self, config: ConfigT, *, num_classes: int = 1000, in_chans: int = 3) -> None:
         super().__init__()
-        if _whole("in_chans", in_chans) < 1:
+        if _require_int("in_chans", in_chans) < 1:
             raise ShapeError(f"in_chans must be at least 1, got {in_chans}; 3 for RGB images, 1 for gray ones")
         self.config = config
         self.num_classes = num_classes
@@ -66,42 +72,42 @@ class Backbone(nn.Module):
         self.preprocessing = Preprocessing()
 
     @staticmethod
-    def name_tensors(config: Any) -> tuple[Naming, ...]:  # noqa: ANN401
-        """Return how others name the tensors of a model with this configuration."""
+    def name_tensors(config: ConfigT) -> tuple[Naming, ...]:
+        """Return the upstream namings of a model with this configuration."""
         return ()
 
     @staticmethod
-    def name_classifiers(config: Any) -> tuple[str, ...]:  # noqa: ANN401
+    def name_classifiers(config: ConfigT) -> tuple[str, ...]:
         """Return the names of the classifying layers of a model with this configuration."""
         return ("head",)
 
     @staticmethod
-    def describe_features(config: Any) -> list[dict[str, Any]]:  # noqa: ANN401
+    def describe_features(config: ConfigT) -> list[dict[str, Any]]:
         """Return `feature_info` of a model with this configuration: see `pyramid` and `column`."""
         raise NotImplementedError
 
     def embed(self, x: Tensor) -> Tensor:
-        """Turn images into what the first stage takes."""
-        raise NotImplementedError
+        """Turn images into the input of the first stage, by default `[B, H, W, C]`."""
+        return self.patch_embed(x)
 
     def as_images(self, x: Tensor, size: Sequence[int]) -> Tensor:
-        """Turn the output of a stage into `[B, C, h, w]`; `size` is the images' height and width."""
-        raise NotImplementedError
+        """Return the output of a stage as `[B, C, h, w]`; `size` is the images' height and width."""
+        return x.permute(0, 3, 1, 2)
 
     def normalize(self, x: Tensor) -> Tensor:
-        """Apply the last norm to the output of a stage as wide as the last."""
-        raise NotImplementedError
+        """Apply the last norm to the output of a stage that has as many channels as the last."""
+        return self.norm(x)
 
     def finish(self, x: Tensor, size: Sequence[int]) -> Tensor:
-        """Turn the last stage's output into the features of `forward_features`."""
+        """Return the features of `forward_features` from the output of the last stage."""
         return self.as_images(self.normalize(x), size)
 
     def pool(self, x: Tensor) -> Tensor:
-        """Turn the features of `forward_features` into one vector an image, `[B, C]`."""
+        """Return one vector per image, `[B, C]`, from the features of `forward_features`."""
         return x.mean(dim=(2, 3))
 
     def classify(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Turn pooled features into logits."""
+        """Return the logits of pooled features."""
         return self.head(x)
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -134,15 +140,15 @@ class Backbone(nn.Module):
 
         Args:
             x: images `[B, in_chans, H, W]`.
-            indices: which stages: all if None, the last n if one number, else the numbers of stages, negative ones
-                counted from the end. The result is in the network's order.
-            norm: whether to apply the last norm to the stages as wide as the last.
-            stop_early: whether to leave out the stages after the last one wanted; the final features are then its.
+            indices: indices of the stages, where negative ones count from the end; all stages if None, and the last n
+                if one number n. The result is in the network's order.
+            norm: whether to apply the last norm to the stages that have as many channels as the last.
+            stop_early: whether to skip the stages after the last index; the final features are then that stage's.
             output_fmt: "NCHW", the only layout.
             intermediates_only: whether to return the list alone.
 
         Returns:
-            What `forward_features` returns, and a list of `[B, C, h, w]`.
+            The result of `forward_features`, and a list of `[B, C, h, w]`.
 
         Raises:
             ShapeError: a stage that does not exist.
@@ -162,53 +168,53 @@ class Backbone(nn.Module):
                 break
         if intermediates_only:
             return kept
-        whole = index == len(self.feature_info) - 1
-        return self.finish(x, size) if whole else self.as_images(x, size), kept
+        is_complete = index == len(self.feature_info) - 1
+        return self.finish(x, size) if is_complete else self.as_images(x, size), kept
 
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Remove what `forward_intermediates` does not need for these stages; return their numbers."""
+        """Remove the layers that `forward_intermediates` does not need for these stages, and return their indices."""
         kept = sorted(self._stages_of(indices))
         stages = self.get_submodule(self.stage_list)
         if not kept:
-            raise ShapeError(f"indices must name a stage to keep, got {indices}")
-        shorter = kept[-1] + 1 < len(self.feature_info)
-        narrower = self.feature_info[kept[-1]]["num_chs"] != self.num_features
+            raise ShapeError(f"indices must name a stage to keep, got {indices}; see feature_info")
+        is_shorter = kept[-1] + 1 < len(self.feature_info)
+        is_narrower = self.feature_info[kept[-1]]["num_chs"] != self.num_features
         setattr(self, self.stage_list, stages[: kept[-1] + 1])  # type: ignore[index]
-        if (prune_norm or narrower) and hasattr(self, "norm"):
+        if (prune_norm or is_narrower) and hasattr(self, "norm"):
             self.norm = nn.Identity()
-        if shorter:
+        if is_shorter:
             self.feature_info = self.feature_info[: kept[-1] + 1]
             self.num_features = self.feature_info[-1]["num_chs"]
-        if prune_head or shorter:
+        if prune_head or is_shorter:
             self.reset_classifier(0, "")
         return kept
 
     @property
     def namings(self) -> tuple[Naming, ...]:
-        """How others name the model's tensors."""
+        """The upstream namings of the model's tensors."""
         return self.name_tensors(self.config)
 
     @property
     def head_hidden_size(self) -> int:
-        """Channels that the classifier sees."""
+        """The input channels of the classifier."""
         return self.num_features
 
     def get_classifier(self) -> nn.Module | tuple[nn.Module, ...]:
-        """Return the classifying layer, or all of them where there are several."""
+        """Return the classifying layer, or a tuple if there are several."""
         layers = tuple(self.get_submodule(name) for name in self.classifiers)
         return layers if len(layers) > 1 else layers[0]
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier by a new one; 0 classes leave the pooled features, `global_pool=""` all of them."""
-        if _whole("num_classes", num_classes) < 0:
+        """Replace the classifier; 0 classes give pooled features, and `global_pool=""` gives all features."""
+        if _require_int("num_classes", num_classes) < 0:
             raise ShapeError(f"num_classes must be at least 0, got {num_classes}; 0 gives the pooled features")
         if global_pool not in (None, self.pooling, ""):
             raise OptionError.unknown("global_pool", global_pool, (self.pooling, ""))
         if global_pool == "" and num_classes:
             raise ShapeError(f"a classifier needs pooled features, got {global_pool=} and {num_classes=}")
-        if global_pool is None:  # a classifier after all
+        if global_pool is None:  # a classifier needs pooling
             global_pool = self.pooling if num_classes else self.global_pool
         self.global_pool = global_pool
         self.num_classes = num_classes
@@ -219,27 +225,29 @@ class Backbone(nn.Module):
             setattr(self, name, layer.to(like.device, like.dtype).train(self.training))
 
     def no_weight_decay(self) -> set[str]:
-        """Name the parameters that weight decay should leave alone, besides biases and norms."""
-        return set()
+        """Return the names of the parameters without weight decay, besides biases and norms: the bias tables."""
+        return {name for name, _ in self.named_parameters() if name.endswith(BIAS_TABLES)}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Say how parameters form layers, from the images to the logits, in timm's terms, for decay by layer."""
+        """Return the patterns by which timm groups parameters into layers, for layer-wise learning-rate decay."""
         stage = rf"^{self.stage_list}\.(\d+)"
         blocks = stage if coarse else [(rf"{stage}\.downsample", (0,)), (self.block_pattern, None), ("^norm", (99999,))]
         return {"stem": self.stem_pattern, "blocks": blocks}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trade time for memory: recompute the blocks' activations in the backward pass instead of keeping them."""
+        """Set whether the backward pass recomputes the blocks' activations, which saves memory and costs time."""
         for module in self.modules():
             if isinstance(module, Blocks):
                 module.grad_checkpointing = enable
 
     def resized(self, name: str, tensor: Tensor) -> Tensor | None:
-        """Carry a checkpoint's tensor over to this model's size; None if that cannot be done.
+        """Return a checkpoint's tensor in this model's size, or None if it cannot be resized.
 
-        The weights of the first convolution for RGB images are summed for gray ones, and else repeated and scaled to
-        the number of channels, as timm does. Families add what depends on the images' size.
+        As in timm, the weights of the first convolution for RGB images are summed for gray images, and repeated and
+        scaled for other numbers of channels. Relative bias tables of another window are interpolated.
         """
+        if name.endswith(".rpb"):
+            return interpolate_bias(tensor, self.get_parameter(name).shape[1:])
         if name != f"{self.first_conv}.weight" or tensor.ndim != 4 or tensor.shape[1] != 3:
             return None
         if self.in_chans == 1:
@@ -257,7 +265,7 @@ class Backbone(nn.Module):
         if not isinstance(x, Tensor):
             raise TypeError(f"images must be a tensor, got {type(x).__name__}; convert them with torch.as_tensor(x)")
         if x.ndim != 4 or x.shape[1] != self.in_chans or 0 in x.shape[2:]:
-            remedy = "permute channels-last images; build the model with in_chans for other channel counts"
+            remedy = "permute channels-last images; build the model with in_chans for other numbers of channels"
             raise ShapeError(f"images must be [B, {self.in_chans}, H, W] and not empty, got {shape(x)}; {remedy}")
         if not x.is_floating_point():
             raise TypeError(
@@ -272,7 +280,7 @@ class Backbone(nn.Module):
                 "model under torch.autocast"
             )
         reduction = self.feature_info[-1]["reduction"]
-        if self.batch_norms and self.training and x.shape[0] == 1 and max(x.shape[2:]) <= reduction:
+        if self.has_batch_norms and self.training and x.shape[0] == 1 and max(x.shape[2:]) <= reduction:
             raise ShapeError(
                 f"training needs a batch of at least 2, or images over {reduction} pixels, for its batch norms, got "
                 f"{shape(x)}; drop the last incomplete batch, or call model.eval()"
@@ -283,22 +291,22 @@ class Backbone(nn.Module):
         count = len(self.feature_info)
         if indices is None:
             return set(range(count))
-        last_ones = isinstance(indices, int)
+        takes_last = isinstance(indices, int)
         wanted = range(-indices, 0) if isinstance(indices, int) else indices
-        whole = all(isinstance(index, int) and -count <= index < count for index in wanted)
-        if not whole or (last_ones and not wanted):
+        is_valid = all(isinstance(index, int) and -count <= index < count for index in wanted)
+        if not is_valid or (takes_last and not wanted):
             raise ShapeError(f"indices must name some of the {count} stages, got {indices}; see feature_info")
         return {index % count for index in wanted}
 
 
-def _whole(name: str, value: int) -> int:
+def _require_int(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be a whole number, got {value!r}")
     return value
 
 
 def pyramid(stage_list: str, dims: Sequence[int], reduction: int) -> list[dict[str, Any]]:
-    """Describe stages of these channels: the first reduces images by a factor, each further one by two more."""
+    """Return `feature_info` of stages with these channels; each stage halves the grid of the one before."""
     return [
         {"num_chs": dim, "reduction": reduction * 2**stage, "module": f"{stage_list}.{stage}"}
         for stage, dim in enumerate(dims)
@@ -306,12 +314,12 @@ def pyramid(stage_list: str, dims: Sequence[int], reduction: int) -> list[dict[s
 
 
 def column(stage_list: str, depth: int, dim: int, reduction: int) -> list[dict[str, Any]]:
-    """Describe blocks of one number of channels and one resolution."""
+    """Return `feature_info` of blocks that have the same channels and resolution."""
     return [{"num_chs": dim, "reduction": reduction, "module": f"{stage_list}.{block}"} for block in range(depth)]
 
 
 def initialize(model: nn.Module, *kinds: type[nn.Linear] | type[nn.Conv2d]) -> None:
-    """Draw the weights of all layers of these kinds from a normal distribution of width 0.02; their biases are 0."""
+    """Draw the weights of all layers of these classes from a normal distribution with std 0.02, and zero the biases."""
     for module in model.modules():
         if isinstance(module, kinds):
             nn.init.trunc_normal_(module.weight, std=0.02)

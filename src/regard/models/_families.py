@@ -1,9 +1,10 @@
-"""The families, and every model by name."""
+"""The families, every model by name, and every naming."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from regard.checkpoint import OWN
 from regard.models._backbone import Backbone
 from regard.models._variant import Variant
 from regard.models.cait import Cait
@@ -15,12 +16,27 @@ from regard.models.swiftformer import SwiftFormer
 from regard.models.swin import Swin
 from regard.models.vit import Vit
 
-FAMILIES: tuple[type[Backbone], ...] = (SwiftFormer, MobileVitV2, Nat, DinatS, NatIsotropic, Swin, Vit, Cait)
+FAMILIES: tuple[type[Backbone[Any]], ...] = (SwiftFormer, MobileVitV2, Nat, DinatS, NatIsotropic, Swin, Vit, Cait)
 
 MODELS: dict[str, Variant[Any]] = {name: variant for family in FAMILIES for name, variant in family.variants.items()}
-"""What is known of every model, by name."""
+"""Every variant by name."""
+
+NAMINGS: tuple[str, ...] = tuple(
+    dict.fromkeys(
+        (
+            *(
+                naming.name
+                for family in FAMILIES
+                for variant in family.variants.values()
+                for naming in family.name_tensors(variant.config)
+            ),
+            OWN.name,
+        )
+    )
+)
+"""The names of all namings, regard's last."""
 
 
-def family_of(name: str) -> type[Backbone]:
+def family_of(name: str) -> type[Backbone[Any]]:
     """Return the class of a model."""
     return next(family for family in FAMILIES if name in family.variants)

@@ -1,72 +1,60 @@
-"""Telling what a checkpoint is from the names and shapes of its tensors."""
+"""Recognition of checkpoints by the names and shapes of their tensors."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, NamedTuple
 
-import torch
-
-from regard.checkpoint import OWN, Naming, State, in_naming
+from regard.checkpoint import OWN, Naming, State, join, rename_tensors
 from regard.errors import CheckpointError
 from regard.models._backbone import Backbone
 from regard.models._families import FAMILIES
-
-WHOSE = {"regard": "our", "official": "the authors'", "timm": "timm's", "hf": "Hugging Face's"}
+from regard.models._meta import on_meta
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a checkpoint looks like.
+    """The family and the naming of a checkpoint.
 
     Attributes:
         family: the class of the models that have such tensors.
-        naming: whose names they have.
+        naming: the naming of the tensors.
+        same_names: further namings that give them the same names.
     """
 
-    family: type[Backbone]
+    family: type[Backbone[Any]]
     naming: str
+    same_names: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Write it as the end of a sentence."""
-        return f"a {self.family.__name__} checkpoint in {WHOSE.get(self.naming, self.naming)} naming"
+        return f"a {self.family.__name__} checkpoint in the naming of {join((self.naming, *self.same_names))}"
 
 
 def identify(state: State) -> Identity | None:
-    """Recognize a checkpoint by the patterns of its names, whatever its depth; None if it is of no family here."""
+    """Recognize a checkpoint by the patterns of its names, whatever its depth; None if it belongs to no family."""
     patterns = _patterns(state)
-    found: list[tuple[float, int, Identity]] = []
-    for family, name in _kinds():
-        model = _on_meta(family, name)
-        for naming in _namings(model):
-            names = {source.name for name in model.state_dict() for source in naming.sources(name)}
-            theirs = _patterns(names)
-            shared = len(patterns & theirs) / max(len(patterns | theirs), 1)
-            found.append(
-                (shared, len(names & state.keys()), Identity(family, naming.name))
-            )  # some differ in digits only
-    shared, _, best = max(found, key=lambda each: each[:2])
-    return best if shared > 0.5 else None
-
-
-def _kinds() -> list[tuple[type[Backbone], str]]:
-    """Choose one variant for every way in which a family's tensors are named."""
-    kinds: dict[object, tuple[type[Backbone], str]] = {}
-    for family in FAMILIES:
-        for name, variant in family.variants.items():
-            namings = family.name_tensors(variant.config)
-            classifiers = family.name_classifiers(variant.config)
-            ends = tuple(naming.sources(f"{each}.weight") for naming in namings for each in ("norm", *classifiers))
-            kinds.setdefault((family, classifiers, ends), (family, name))
-    return list(kinds.values())
+    scores = [
+        (len(patterns & kind.patterns) / max(len(patterns | kind.patterns), 1), len(kind.names & state.keys()))
+        for kind in _kinds()
+    ]
+    best = max(scores)  # the second number tells namings apart that differ in digits only
+    if best[0] <= 0.5:
+        return None
+    family, *_ = (kind.family for kind, score in zip(_kinds(), scores, strict=True) if score == best)
+    found = [kind for kind, score in zip(_kinds(), scores, strict=True) if score == best and kind.family is family]
+    naming, *same = dict.fromkeys(kind.naming for kind in found)
+    return Identity(family, naming, tuple(same))
 
 
 def variants_of(state: State) -> list[tuple[str, str]]:
     """Return the names of the models that have exactly these tensors, each with the naming.
 
     Raises:
-        CheckpointError: a checkpoint of no model here.
+        CheckpointError: a checkpoint that no model has.
     """
     identity = identify(state)
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
@@ -77,20 +65,49 @@ def variants_of(state: State) -> list[tuple[str, str]]:
     return fitting
 
 
-def _fitting(family: type[Backbone], shapes: dict[str, tuple[int, ...]]) -> Iterator[tuple[str, str]]:
+class _Kind(NamedTuple):
+    """The names of a family's tensors in a naming, for one variant."""
+
+    family: type[Backbone[Any]]
+    naming: str
+    names: frozenset[str]
+    patterns: frozenset[str]
+
+
+@cache
+def _kinds() -> tuple[_Kind, ...]:
+    """Return all namings of one variant for each way in which a family's tensors are named."""
+    variants: dict[object, tuple[type[Backbone[Any]], str]] = {}
+    for family in FAMILIES:
+        for name, variant in family.variants.items():
+            namings = family.name_tensors(variant.config)
+            classifiers = family.name_classifiers(variant.config)
+            ends = tuple(naming.sources(f"{each}.weight") for naming in namings for each in ("norm", *classifiers))
+            variants.setdefault((family, classifiers, ends), (family, name))
+    kinds = []
+    for family, name in variants.values():
+        model = _build(family, name)
+        own = list(model.state_dict())
+        for naming in _namings(model):
+            names = frozenset(source.name for each in own for source in naming.sources(each))
+            kinds.append(_Kind(family, naming.name, names, _patterns(names)))
+    return tuple(kinds)
+
+
+def _fitting(family: type[Backbone[Any]], shapes: dict[str, tuple[int, ...]]) -> Iterator[tuple[str, str]]:
     for name in family.variants:
-        model = _on_meta(family, name)
+        model = _build(family, name)
         for naming in _namings(model):
             free = replace(naming, requires={})
-            theirs = {each: tuple(tensor.shape) for each, tensor in in_naming(model, free).items()}
-            needed = [{each: s for each, s in one.items() if not naming.ignores(each)} for one in (theirs, shapes)]
+            expected = {each: tuple(tensor.shape) for each, tensor in rename_tensors(model, free).items()}
+            needed = [{each: s for each, s in one.items() if not naming.ignores(each)} for one in (expected, shapes)]
             if _decisive(needed[0], model, naming) == _decisive(needed[1], model, naming):
                 yield name, naming.name
                 break
 
 
-def _decisive(shapes: dict[str, tuple[int, ...]], model: Backbone, naming: Naming) -> dict[str, tuple[int, ...]]:
-    """Leave out of the shapes what varies within a variant: the number of classes and the images' channels."""
+def _decisive(shapes: dict[str, tuple[int, ...]], model: Backbone[Any], naming: Naming) -> dict[str, tuple[int, ...]]:
+    """Return the shapes without the sizes that vary within a variant: numbers of classes and of image channels."""
     classifiers = {
         source.name
         for layer in model.classifiers
@@ -104,14 +121,14 @@ def _decisive(shapes: dict[str, tuple[int, ...]], model: Backbone, naming: Namin
     }
 
 
-def _on_meta(family: type[Backbone], name: str) -> Backbone:
-    with torch.device("meta"):
+def _build(family: type[Backbone[Any]], name: str) -> Backbone[Any]:
+    with on_meta():
         return family(family.variants[name].config)
 
 
-def _namings(model: Backbone) -> tuple[Naming, ...]:
+def _namings(model: Backbone[Any]) -> tuple[Naming, ...]:
     return (*model.namings, OWN)
 
 
-def _patterns(names: Iterable[str]) -> set[str]:
-    return {re.sub(r"\d+", "#", name) for name in names}
+def _patterns(names: Iterable[str]) -> frozenset[str]:
+    return frozenset(re.sub(r"\d+", "#", name) for name in names)

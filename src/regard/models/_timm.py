@@ -1,4 +1,4 @@
-"""Our models under timm's factory."""
+"""regard's models in timm's registry."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from regard.checkpoint import converted, unwrap
+from regard.checkpoint import convert_state, unwrap
 from regard.errors import UnsupportedError
 from regard.extras import require
 from regard.models._backbone import Backbone
 from regard.models._families import MODELS, family_of
-from regard.models._fields import override
 from regard.models._variant import Weights
+from regard.models.fields import override
 
 PREFIX = "regard_"
-default_cfgs: dict[str, Any] = {}  # where timm looks for what it knows of a module's models
+default_cfgs: dict[str, Any] = {}  # timm looks for a module's configurations under this name
 
 
 def register_with_timm() -> list[str]:
-    """Let `timm.create_model("regard_nat_mini", ...)` build our models, and timm's tools use them.
+    """Register regard's models with timm, so that `timm.create_model("regard_nat_mini", ...)` finds them.
 
-    Every model has the name `regard_` and its own; `features_only`, `out_indices`, `num_classes`, `in_chans`,
-    `global_pool`, `checkpoint_path` and the fields of its configuration are options as for timm's own models.
-    `pretrained=True` takes the first of its weights that can be fetched; `regard_nat_mini.hf` names one of them.
+    The names in timm start with `regard_`. Options are `features_only`, `out_indices`, `num_classes`, `in_chans`,
+    `global_pool`, `checkpoint_path` and the fields of the configuration. `pretrained=True` downloads the first
+    published weights that are not on Google Drive; `regard_nat_mini.hf` selects others.
 
     Returns:
-        The names. Calling it again changes nothing.
+        The names. A second call changes nothing.
 
     Raises:
-        MissingDependencyError: without timm.
+        MissingDependencyError: timm is not installed.
 
     Example:
         >>> import timm
@@ -50,9 +50,9 @@ def register_with_timm() -> list[str]:
 
 
 def _entrypoint(name: str) -> Callable[..., nn.Module]:
-    """Make the function that timm's factory calls."""
+    """Return the function that timm's factory calls."""
 
-    def entrypoint(pretrained: bool = False, **options: Any) -> nn.Module:  # noqa: ANN401
+    def entrypoint(pretrained: bool = False, **options: object) -> nn.Module:
         return require("timm.models", extra="train").build_model_with_cfg(
             partial(_build, name),
             PREFIX + name,
@@ -73,10 +73,10 @@ def _build(
     in_chans: int = 3,
     global_pool: str | None = None,
     drop_rate: float = 0.0,
-    **overrides: Any,  # noqa: ANN401
-) -> Backbone:
+    **overrides: object,
+) -> Backbone[Any]:
     side = overrides.get("img_size")
-    if isinstance(side, tuple | list) and len(set(side)) == 1:  # timm has heights and widths
+    if isinstance(side, tuple | list) and len(set(side)) == 1:  # timm passes height and width
         overrides["img_size"] = side[0]
     config = override(name, MODELS[name].config, overrides)
     model = family_of(name)(config, num_classes=num_classes, in_chans=in_chans)
@@ -87,21 +87,22 @@ def _build(
     return model
 
 
-def _own_state(name: str, state: Mapping[str, Any], model: Backbone) -> dict[str, Tensor]:
-    """Convert what timm fetched; for another number of classes, timm leaves out the classifier afterwards."""
-    other = model.num_classes != MODELS[name].num_classes
-    keep = [f"{layer}.{kind}" for layer in model.classifiers for kind in ("weight", "bias")] if other else ()
-    return converted(model, unwrap(state), keep=keep)[0]
+def _own_state(name: str, state: Mapping[str, Any], model: Backbone[Any]) -> dict[str, Tensor]:
+    """Convert the state dict that timm read; for another number of classes, timm removes the classifier afterwards."""
+    has_other_classes = model.num_classes != MODELS[name].num_classes
+    classifiers = model.classifiers if has_other_classes else ()
+    keep = [f"{layer}.{kind}" for layer in classifiers for kind in ("weight", "bias")]
+    return convert_state(model, unwrap(state), keep=keep)[0]
 
 
 def _default_features(name: str) -> int | tuple[int, ...]:
-    """Choose all stages of a pyramid, or the last three blocks where all have one resolution, as timm does."""
+    """Return all stages of a pyramid, or the last three blocks of a network of one resolution, as timm does."""
     info = family_of(name).describe_features(MODELS[name].config)
     return tuple(range(len(info))) if info[0]["reduction"] < info[-1]["reduction"] else 3
 
 
 def _cfgs(name: str) -> dict[str, dict[str, Any]]:
-    """Say what timm wants to know of a model, by tag: one for each of the weights that timm can fetch."""
+    """Return timm's configurations of a model by tag, one for each of the weights that timm can download."""
     variant, family = MODELS[name], family_of(name)
     others = {
         naming.name
@@ -128,7 +129,7 @@ def _cfgs(name: str) -> dict[str, dict[str, Any]]:
 
 
 def _cfg(weights: Weights, reduction: int | None) -> dict[str, Any]:
-    """Say what depends on the weights; `reduction` is that of the grid that is pooled, where one is."""
+    """Return the fields that depend on the weights; `reduction` is that of the pooled grid, None without one."""
     preprocessing = weights.preprocessing
     scheme, _, rest = weights.source.partition("://")
     return {

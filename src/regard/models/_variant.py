@@ -1,14 +1,13 @@
-"""What is known of a published model: its configuration, its size, and the weights that somebody trained."""
+"""Variants: the configuration, size and published weights of a named model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic
 
+from regard.models.fields import ConfigT
 from regard.models.preprocessing import Preprocessing
-
-ConfigT = TypeVar("ConfigT")
 
 
 @dataclass(frozen=True)
@@ -16,11 +15,10 @@ class Weights:
     """Published weights of a variant.
 
     Attributes:
-        source: where they are: `https://` of a file, `hf://owner/name` on the Hugging Face hub, or `drive://id` on
-            Google Drive, which has to be visited by hand.
-        top1: accuracy on the 50,000 validation images of ImageNet-1k in percent, as that source states it; None where
-            it states none.
-        preprocessing: from an image to the input that they were evaluated with.
+        source: `https://...` of a file, `hf://owner/name` on the Hugging Face hub, or `drive://id` on Google Drive,
+            from which files must be downloaded manually.
+        top1: accuracy on the 50,000 validation images of ImageNet-1k in percent, as published; None if it was not.
+        preprocessing: the preprocessing that the weights were evaluated with.
         license: SPDX identifier, or the name of the license.
     """
 
@@ -32,16 +30,16 @@ class Weights:
 
 @dataclass(frozen=True)
 class Variant(Generic[ConfigT]):
-    """A model by name.
+    """A named model.
 
     Attributes:
-        config: what makes it.
-        parameters: with `num_classes` classes and RGB images.
-        gmacs: billions of multiplications and additions for one image of `image_size` pixels, as published; for our
-            own variants, as `torch.utils.flop_counter` counts them.
-        image_size: side of the square images that it is measured on.
-        num_classes: of its published weights.
-        weights: what was published, by the word that `create_model(weights=...)` takes.
+        config: its configuration.
+        parameters: number of parameters for `num_classes` classes and RGB images.
+        gmacs: billions of multiply-adds for one image of `image_size` pixels, as published; for regard's own variants,
+            as `torch.utils.flop_counter` counts them.
+        image_size: side of the square images of that measurement.
+        num_classes: number of classes of its published weights.
+        weights: its published weights, by the word that `create_model(weights=...)` takes.
     """
 
     config: ConfigT
@@ -53,11 +51,11 @@ class Variant(Generic[ConfigT]):
 
     @property
     def top1(self) -> float | None:
-        """The accuracy that the first of the weights to state one was published with."""
+        """The first published accuracy of its weights, or None."""
         return next((each.top1 for each in self.weights.values() if each.top1 is not None), None)
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """That of the first of the weights; ImageNet's mean and standard deviation where nobody published any."""
+        """The preprocessing of its first weights; ImageNet's mean and standard deviation if none were published."""
         first = next(iter(self.weights.values()), None)
         return Preprocessing(self.image_size) if first is None else first.preprocessing

@@ -1,4 +1,4 @@
-"""From an image to the tensor that a model takes."""
+"""Preprocessing: from a PIL image to the input tensor of a model."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How images are resized, cropped and normalized before a model sees them.
+    """Resize, crop and normalize an image.
 
     Attributes:
         image_size: side of the result in pixels.
-        crop_pct: side of the result, as a part of the resized image's shorter side.
-        mean: subtracted from the channels, whose range is 0 to 1.
-        std: divides the channels afterwards.
-        interpolation: how the image is resized.
-        crop_mode: "center" keeps the aspect ratio and cuts the central square; "squash" gives both sides one length
-            first.
+        crop_pct: side of the result divided by the shorter side of the resized image.
+        mean: mean of each channel, in the range 0 to 1, which is subtracted.
+        std: standard deviation of each channel, by which it is divided.
+        interpolation: the interpolation of resizing.
+        crop_mode: "center" keeps the aspect ratio and crops the central square; "squash" resizes both sides to the
+            same length first.
 
     Source:
         The evaluation transforms of torchvision and timm: the shorter side is resized to image_size / crop_pct, rounded
@@ -56,11 +56,11 @@ class Preprocessing:
             raise OptionError.unknown("crop_mode", self.crop_mode, ("center", "squash"))
 
     def __call__(self, image: Image) -> Tensor:
-        """Turn an RGB image into `[3, H, W]`, H = W = image_size."""
+        """Return an RGB image as `[3, H, W]`, H = W = image_size."""
         resampling = require("PIL.Image", extra="train").Resampling[self.interpolation.upper()]
         resized = self._resized(*image.size)
         crop = [round((length - self.image_size) / 2) for length in resized]
-        left, top, right, bottom = (  # the crop in the original's pixels: nothing outside of it has to be resized
+        left, top, right, bottom = (  # the crop in the original's pixels, so that only the crop is resized
             (start + end) * length / whole
             for end in (0, self.image_size)
             for start, length, whole in zip(crop, image.size, resized, strict=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from regard.errors import OptionError
-from regard.models._fields import check_fields
+from regard.models.fields import check_fields
 
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 PRECISIONS = ("no", "bf16", "fp16")

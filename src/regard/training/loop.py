@@ -259,7 +259,7 @@ def _batches(
     return train_batches, DataLoader(ImageDataset(source.test, preprocessing), **options)
 
 
-def _preprocessing(config: TrainConfig, model: Backbone) -> Preprocessing:
+def _preprocessing(config: TrainConfig, model: Backbone[Any]) -> Preprocessing:
     if str(config.data) == DIGITS:
         size = 8 if config.image_size is None else config.image_size
         return Preprocessing(size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

@@ -1,4 +1,4 @@
-"""How others name the tensors of CaiT: the authors and timm alike."""
+"""Upstream naming of CaiT, which the authors and timm share."""
 
 from __future__ import annotations
 

@@ -18,23 +18,23 @@ from regard.models.cait.variants import VARIANTS, CaitConfig
 from regard.models.vit.model import patch_grid, resized_position
 
 
-class Cait(Backbone):
+class Cait(Backbone[CaitConfig]):
     """Class-Attention in image Transformers.
 
-    Patches, a position embedding, blocks with layer scale; then the class token joins, for blocks in which it alone
-    attends and changes; a last layer norm, one dense layer on the class token. Images may have any size that patches
-    fill: the position embedding is interpolated.
+    Patches, a position embedding, blocks with layer scale, then blocks in which only the class token attends and
+    changes, a last layer norm, one dense layer on the class token. Images may have any size that patches fill: the
+    position embedding is interpolated.
 
-    `forward_features` returns the class token and the patches row by row, `[B, 1 + N, C]`. `feature_info` tells of the
-    blocks on the patches.
+    `forward_features` returns the class token and the patches row by row, `[B, 1 + N, C]`. `feature_info` describes
+    the blocks on the patches.
 
     Args:
-        config: the variant; see `CaitConfig`.
+        config: the configuration; see `CaitConfig`.
         num_classes: logits; 0 for pooled features.
         in_chans: channels of the images.
 
     Raises:
-        ShapeError: sizes of the configuration that do not fit together, or images that patches do not fill.
+        ShapeError: fields of the configuration that do not fit together, or images that patches do not fill.
 
     Source:
         CaiT (arXiv 2103.17239); facebookresearch/deit at 7e160fe, `cait_models.py`. The parameters carry timm's names
@@ -54,7 +54,6 @@ class Cait(Backbone):
     stage_list = "blocks"
     stem_pattern = r"^(?:cls_token|pos_embed|patch_embed)"
     block_pattern = r"^blocks\.(\d+)"
-    first_conv = "patch_embed.proj"
     pooling = "token"
 
     def __init__(self, config: CaitConfig, *, num_classes: int = 1000, in_chans: int = 3) -> None:
@@ -86,7 +85,7 @@ class Cait(Backbone):
 
     @staticmethod
     def describe_features(config: CaitConfig) -> list[dict[str, Any]]:
-        """Describe the blocks on the patches."""
+        """Return `feature_info` of the blocks on the patches."""
         return column("blocks", config.depth, config.embed_dim, config.patch_size)
 
     def embed(self, x: Tensor) -> Tensor:
@@ -95,45 +94,41 @@ class Cait(Backbone):
         return self.patch_embed(x).flatten(1, 2) + interpolate_position(self.pos_embed, self.grid, grid)
 
     def as_images(self, x: Tensor, size: Sequence[int]) -> Tensor:
-        """Lay the patches out as they were and move the channels to the front."""
+        """Return the patches as a grid, with the channels in front."""
         return x.transpose(1, 2).unflatten(2, patch_grid(size, self.config.patch_size))
 
-    def normalize(self, x: Tensor) -> Tensor:
-        """Normalize every token."""
-        return self.norm(x)
-
     def finish(self, x: Tensor, size: Sequence[int]) -> Tensor:
-        """Let the class token collect what the patches hold, then normalize all tokens, `[B, 1 + N, C]`."""
+        """Run the blocks on the class token, then normalize all tokens, `[B, 1 + N, C]`."""
         if self.cls_token is not None:
             x = self.blocks_token_only(torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1))
         return self.norm(x)
 
     def pool(self, x: Tensor) -> Tensor:
-        """Take the class token, `[B, C]`."""
+        """Return the class token, `[B, C]`."""
         return x[:, 0]
 
     def no_weight_decay(self) -> set[str]:
-        """Name the class token and the position embedding."""
+        """Return the names of the class token and the position embedding."""
         return {name for name, _ in self.named_parameters() if name in ("cls_token", "pos_embed")}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Say how parameters form layers; the blocks on the class token come after those on the patches."""
+        """Return the patterns of layers; the blocks on the class token come after the blocks on the patches."""
         last = [(r"^blocks_token_only\.(\d+)", None), ("^norm", (99999,))]
         return {"stem": self.stem_pattern, "blocks": self.block_pattern, "blocks_token_only": last}
 
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Remove what `forward_intermediates` does not need for these blocks, the class token with the classifier."""
+        """Remove the layers that these blocks do not need; without a classifier, the class token, too."""
         kept = super().prune_intermediate_layers(indices, prune_norm, prune_head)
         if not self.global_pool:
             self.cls_token, self.blocks_token_only = None, Blocks()
         return kept
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier; a pruned network has no class token for one."""
+        """Replace the classifier, unless the class token was pruned."""
         if num_classes and self.cls_token is None:
-            raise ShapeError("the class token was pruned, and a classifier needs it; prune with prune_head=False")
+            raise ShapeError("the class token was pruned, but a classifier needs it; prune with prune_head=False")
         super().reset_classifier(num_classes, global_pool)
 
     def resized(self, name: str, tensor: Tensor) -> Tensor | None:
@@ -144,9 +139,9 @@ class Cait(Backbone):
 
 
 class ClassAttentionBlock(nn.Module):
-    """The class token attends to all tokens and goes through an MLP, each normalized first, scaled and added.
+    """Class attention and an MLP on the class token, each with a norm before it, layer scale and residual.
 
-    Tokens are `[B, 1 + N, C]`, the class token first; the patches leave as they came.
+    Tokens are `[B, 1 + N, C]`, the class token first. The patches do not change.
     """
 
     def __init__(self, config: CaitConfig) -> None:

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from regard.errors import ShapeError
-from regard.models._fields import check_fields, check_rate, check_ratio
 from regard.models._variant import Variant, Weights
+from regard.models.fields import ModelConfig, check_patches
 from regard.models.preprocessing import Preprocessing
 
 URL = "https://dl.fbaipublicfiles.com/deit"
 
 
 @dataclass(frozen=True)
-class CaitConfig:
-    """What makes a CaiT.
+class CaitConfig(ModelConfig):
+    """Configuration of CaiT.
 
     Attributes:
         embed_dim: channels of the tokens.
         depth: number of blocks on the patches.
         num_heads: heads of each block.
-        layer_scale: what the learned factors on attention and MLP start with.
-        img_size: side of the images that the position embedding is made for; for others it is interpolated.
+        layer_scale: initial layer-scale value of attention and MLP.
+        img_size: image side that the position embedding fits; for other sizes it is interpolated.
         patch_size: side of the patches in pixels.
         depth_token_only: number of blocks on the class token, after those on the patches.
-        mlp_ratio: hidden channels of the MLPs, relative to the tokens'.
-        drop_path_rate: stochastic depth of every block on the patches; it does not rise.
+        mlp_ratio: MLP width as a multiple of the block's channels.
+        drop_path_rate: stochastic-depth rate of every block on the patches.
     """
 
     embed_dim: int = 192
@@ -39,22 +38,14 @@ class CaitConfig:
     drop_path_rate: float = 0.0
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        check_ratio("mlp_ratio", self.mlp_ratio)
-        check_rate("drop_path_rate", self.drop_path_rate)
-        for name in ("embed_dim", "depth", "num_heads", "img_size", "patch_size", "depth_token_only"):
-            if getattr(self, name) < 1:
-                raise ShapeError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.img_size % self.patch_size:
-            raise ShapeError(
-                f"img_size must be a multiple of patch_size, got {self.img_size} and {self.patch_size}; change one"
-            )
+        super().__post_init__()
+        check_patches(self.img_size, self.patch_size)
 
 
 def _published(
     size: str, config: CaitConfig, parameters: int, gmacs: float, top1: tuple[float | None, float]
 ) -> Variant[CaitConfig]:
-    """Describe the weights; `size` names the files, `top1` is the authors' and timm's."""
+    """Return a variant; `size` is part of the file names, `top1` the accuracy of the authors' and timm's weights."""
     side = config.img_size
     weights = {
         "official": Weights(f"{URL}/{size.upper()}_{side}.pth", top1[0], Preprocessing(side)),
@@ -71,7 +62,7 @@ _S36 = replace(_S24, depth=36, layer_scale=1e-6)
 _M36 = replace(_S36, embed_dim=768, num_heads=16)
 _M48 = replace(_M36, depth=48)
 
-# multiply-adds are timm's; the authors round them to one digit after the point, and leave some out
+# gmacs are timm's, since the authors round theirs to one decimal and leave some out
 VARIANTS = {
     f"cait_{size}_{side}": _published(size, replace(config, img_size=side), parameters, gmacs, top1)
     for size, side, config, parameters, gmacs, top1 in (

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from regard.attention import NeighborhoodAttention2d
 from regard.checkpoint import Naming
-from regard.layers import interpolate_bias
 from regard.models.dinat_s.variants import VARIANTS, DinatSConfig
 from regard.models.swin.checkpoint import OFFICIAL
-from regard.models.swin.model import Swin
+from regard.models.swin.model import SwinPyramid
 
 
-class DinatS(Swin):
+class DinatS(SwinPyramid[DinatSConfig]):
     """DiNAT_s: Swin's patches, stages and merging, with the attention of DiNAT.
 
     Args:
-        config: the variant; see `DinatSConfig`.
+        config: the configuration; see `DinatSConfig`.
         num_classes: logits; 0 for pooled features.
         in_chans: channels of the images.
 
     Raises:
-        ShapeError: sizes of the configuration that do not fit together.
+        ShapeError: fields of the configuration that do not fit together.
 
     Source:
         DiNAT (arXiv 2209.15001); SHI-Labs/Neighborhood-Attention-Transformer at d334f5b, `classification/dinats.py`.
@@ -33,26 +32,20 @@ class DinatS(Swin):
         torch.Size([1, 10])
     """
 
-    variants = VARIANTS  # type: ignore[assignment]
+    variants = VARIANTS
 
     @staticmethod
-    def name_tensors(config: DinatSConfig) -> tuple[Naming, ...]:  # type: ignore[override]
-        """Return the authors' naming; nobody else has the family."""
+    def name_tensors(config: DinatSConfig) -> tuple[Naming, ...]:
+        """Return the authors' naming; no other library has this family."""
         return (Naming("official", OFFICIAL),)
 
     @staticmethod
-    def attention(config: DinatSConfig, stage: int, block: int) -> nn.Module:  # type: ignore[override]
-        """Build the attention of one block."""
+    def attention(config: DinatSConfig, stage: int, block: int) -> nn.Module:
+        """Return the neighborhood attention of one block."""
         return NeighborhoodAttention2d(
-            config.embed_dim * 2**stage,
+            config.dims[stage],
             config.num_heads[stage],
             config.kernel_size,
             dilation=config.dilations[stage] if block % 2 else 1,
             small_grid="pad",
         )
-
-    def resized(self, name: str, tensor: Tensor) -> Tensor | None:
-        """Interpolate bias tables of another window."""
-        if name.endswith(".rpb"):
-            return interpolate_bias(tensor, self.get_parameter(name).shape[1:])
-        return super().resized(name, tensor)

@@ -4,44 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from regard.errors import ShapeError
-from regard.models._fields import check_fields, check_numbers, check_rate, check_ratio
 from regard.models._variant import Variant, Weights
 from regard.models.preprocessing import Preprocessing
+from regard.models.swin.variants import PyramidConfig
 
 
 @dataclass(frozen=True)
-class DinatSConfig:
-    """What makes a DiNAT_s.
+class DinatSConfig(PyramidConfig):
+    """Configuration of DiNAT_s; see `PyramidConfig` for the other fields.
 
     Attributes:
-        embed_dim: channels of the first stage; each further one has twice as many.
-        depths: blocks per stage.
-        num_heads: heads per stage.
-        kernel_size: keys per axis.
-        dilations: per stage, the dilation of every second block; the blocks before them have none.
-        patch_size: side of the patches in pixels.
-        mlp_ratio: hidden channels of the MLPs, relative to theirs.
-        drop_path_rate: stochastic depth of the last block, rising linearly from 0.
+        kernel_size: side of the window of keys.
+        dilations: dilation of every second block, per stage; the other blocks have none.
     """
 
-    embed_dim: int = 96
-    depths: tuple[int, ...] = (2, 2, 6, 2)
-    num_heads: tuple[int, ...] = (3, 6, 12, 24)
     kernel_size: int = 7
     dilations: tuple[int, ...] = (8, 4, 2, 1)
-    patch_size: int = 4
-    mlp_ratio: float = 4.0
-    drop_path_rate: float = 0.2
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        check_numbers(self, "depths", "num_heads", "dilations")
-        check_ratio("mlp_ratio", self.mlp_ratio)
-        check_rate("drop_path_rate", self.drop_path_rate)
-        for name in ("embed_dim", "kernel_size", "patch_size"):
-            if getattr(self, name) < 1:
-                raise ShapeError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
 _TINY = DinatSConfig()

@@ -1,4 +1,4 @@
-"""How others name the tensors of MobileViTv2. Ours are timm's names, but for the classifier."""
+"""Upstream namings of MobileViTv2. regard's is timm's but for the classifier."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def name_tensors(config: MobileVitV2Config) -> tuple[Naming, ...]:
 
 
 def _official(depths: tuple[int, ...]) -> tuple[Rewrite, ...]:
-    """Rename to the authors' names: the last norm of a block is numbered after its attention units."""
+    """Return the rewrites to the authors' names, which number the last norm of a block after its attention units."""
     return (
         (r"^head\.", "classifier.1."),
         (r"\.conv\.weight$", ".block.conv.weight"),

@@ -20,25 +20,25 @@ from regard.models.mobilevitv2.checkpoint import name_tensors
 from regard.models.mobilevitv2.variants import VARIANTS, MobileVitV2Config, round_channels
 
 
-class MobileVitV2(Backbone):
+class MobileVitV2(Backbone[MobileVitV2Config]):
     """MobileViTv2.
 
-    Stem (one strided convolution), two stages of inverted residuals, three of an inverted residual and a block with
-    attention, the mean over the grid, one dense layer. Images of any size: a grid that the attention's patches do not
-    fill is enlarged, and stays so for the layers after it.
+    Stem (one strided convolution), two stages of inverted residuals, three stages of an inverted residual and a block
+    with attention, the mean over the grid, one dense layer. Images may have any size: a grid that the attention's
+    patches do not fill is enlarged by interpolation, also for the later layers.
 
     Args:
-        config: the variant; see `MobileVitV2Config`.
+        config: the configuration; see `MobileVitV2Config`.
         num_classes: logits; 0 for pooled features.
         in_chans: channels of the images.
 
     Raises:
-        ShapeError: sizes of the configuration that do not fit together.
+        ShapeError: fields of the configuration that do not fit together.
 
     Source:
         MobileViTv2 (arXiv 2206.02680); apple/ml-cvnets at 7771756, `cvnets/models/classification/mobilevit_v2.py` and
-        `cvnets/modules/mobilevit_block.py`. The parameters carry timm's names but for `head`. Stochastic depth is that
-        of timm; the authors have none.
+        `cvnets/modules/mobilevit_block.py`. The parameters carry timm's names but for `head`. Stochastic depth is
+        timm's; the authors have none.
 
     Example:
         >>> model = MobileVitV2(VARIANTS["mobilevitv2_050"].config, num_classes=10).eval()
@@ -51,7 +51,8 @@ class MobileVitV2(Backbone):
 
     variants = VARIANTS
     name_tensors = staticmethod(name_tensors)
-    batch_norms = True
+    stem_pattern = r"^stem"
+    has_batch_norms = True
     block_pattern = r"^stages\.(\d+)\.(\d+)"
     first_conv = "stem.conv"
 
@@ -67,7 +68,7 @@ class MobileVitV2(Backbone):
 
     @staticmethod
     def describe_features(config: MobileVitV2Config) -> list[dict[str, Any]]:
-        """Describe the stages."""
+        """Return `feature_info` of the stages."""
         return pyramid("stages", config.embed_dims, 2)
 
     def embed(self, x: Tensor) -> Tensor:
@@ -75,16 +76,16 @@ class MobileVitV2(Backbone):
         return self.stem(x.contiguous(memory_format=torch.channels_last))
 
     def as_images(self, x: Tensor, size: Sequence[int]) -> Tensor:
-        """Leave stages' outputs as they are."""
+        """Return the output of a stage, which is NCHW."""
         return x
 
     def normalize(self, x: Tensor) -> Tensor:
-        """Leave them: every stage ends in a norm."""
+        """Return the input: every stage ends in a norm."""
         return x
 
 
 class ConvNorm(nn.Module):
-    """A convolution that keeps the grid or divides it by its stride, a batch norm, and SiLU where wanted."""
+    """A padded convolution, a batch norm, and SiLU if `activation`."""
 
     def __init__(
         self, dim: int, wider: int, kernel_size: int, *, stride: int = 1, groups: int = 1, activation: bool = True
@@ -100,7 +101,7 @@ class ConvNorm(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Widen, convolve every channel, and narrow again; added to the input where the shapes are equal."""
+    """Inverted residual: a 1x1 convolution to more channels, a depth-wise one, and a 1x1 one to the output channels."""
 
     def __init__(self, dim: int, wider: int, stride: int, *, expand_ratio: float, drop_path_rate: float) -> None:
         super().__init__()
@@ -118,7 +119,7 @@ class InvertedResidual(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """A depth-wise convolution, then attention units on half the channels; without a way around them."""
+    """A depth-wise convolution, then attention units on half the channels, without a residual around them."""
 
     def __init__(self, config: MobileVitV2Config, stage: int, *, drop_path_rate: float) -> None:
         super().__init__()
@@ -145,7 +146,7 @@ class AttentionBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Transform `[B, C, H, W]`; height and width become multiples of the patch size."""
         grid = [-(-length // self.patch_size) * self.patch_size for length in x.shape[2:]]
-        if grid != list(x.shape[2:]):
+        if isinstance(x.shape[2], torch.SymInt) or grid != list(x.shape[2:]):  # a dynamic size may need to grow
             x = interpolate(x, size=grid, mode="bilinear", align_corners=True)
         x = self.conv_1x1(self.conv_kxk(x)).permute(0, 2, 3, 1)  # [B, H, W, C / 2]
         x = self.norm(self.transformer(x))
@@ -153,9 +154,9 @@ class AttentionBlock(nn.Module):
 
 
 class GridNorm(nn.GroupNorm):
-    """Normalize every image over its grid and channels together; weight and bias per channel.
+    """Group norm of one group on `[B, H, W, C]`: normalize each image over grid and channels.
 
-    One group of torch's group norm, which reads channels-last memory: faster than a layer norm and a product.
+    Faster than a layer norm over three axes, since torch's group norm reads channels-last memory.
     """
 
     def __init__(self, dim: int) -> None:

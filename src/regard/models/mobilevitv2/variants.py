@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from regard.errors import ShapeError
-from regard.models._fields import check_fields, check_numbers, check_rate, check_ratio
 from regard.models._variant import Variant, Weights
+from regard.models.fields import ModelConfig, check_positive
 from regard.models.preprocessing import Preprocessing
 
 URL = "https://docs-assets.developer.apple.com/ml-research/models/cvnets-v2/classification/mobilevitv2"
@@ -14,34 +13,29 @@ LICENSE = "cvnets-license"
 
 
 @dataclass(frozen=True)
-class MobileVitV2Config:
-    """What makes a MobileViTv2.
+class MobileVitV2Config(ModelConfig):
+    """Configuration of MobileViTv2.
 
     Attributes:
-        width: multiplies all channels.
-        depths: attention units of the last three stages, which have attention.
-        mlp_ratio: hidden channels of the units' MLPs, relative to theirs.
-        expand_ratio: hidden channels of the convolutional blocks, relative to those they are given.
-        patch_size: side of the patches in cells of the grid; attention keeps the places in a patch apart. A grid that
+        width: factor of all channels.
+        depths: attention units of each of the last three stages.
+        mlp_ratio: MLP width as a multiple of the attention unit's channels.
+        expand_ratio: hidden channels of an inverted residual as a multiple of its input's.
+        patch_size: side of the patches in tokens; tokens attend to those at the same place of every patch. A grid that
             patches do not fill is enlarged.
-        drop_path_rate: stochastic depth of the last block, rising linearly from 0.
+        drop_path_rate: stochastic-depth rate of the last block; rates rise linearly from 0.
     """
 
     width: float = 1.0
-    depths: tuple[int, ...] = (2, 4, 3)
+    depths: tuple[int, int, int] = (2, 4, 3)
     mlp_ratio: float = 2.0
     expand_ratio: float = 2.0
     patch_size: int = 2
     drop_path_rate: float = 0.0
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        check_numbers(self, "depths", count=3)
-        for name in ("width", "mlp_ratio", "expand_ratio"):
-            check_ratio(name, getattr(self, name))
-        if self.patch_size < 1:
-            raise ShapeError(f"patch_size must be at least 1, got {self.patch_size}")
-        check_rate("drop_path_rate", self.drop_path_rate)
+        super().__post_init__()
+        check_positive("width", self.width)
 
     @property
     def stem_dim(self) -> int:
@@ -61,7 +55,7 @@ class MobileVitV2Config:
 
 
 def round_channels(channels: float, divisor: int) -> int:
-    """Round to the nearest multiple of the divisor, or to the next one where that would lose more than a tenth.
+    """Round to the nearest multiple of the divisor, or up where rounding down would lose more than a tenth.
 
     Example:
         >>> round_channels(35, 16), round_channels(37, 16)
@@ -83,7 +77,7 @@ def _variant(
     """Describe the weights: trained on ImageNet-1k and, for the wide ones, on ImageNet-22k before it.
 
     Args:
-        width: multiplies all channels.
+        width: factor of all channels.
         parameters: their number.
         gmacs: as published.
         official: top-1 of the authors at 256 and 384 pixels.

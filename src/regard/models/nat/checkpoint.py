@@ -1,4 +1,4 @@
-"""How others name the tensors of NAT and DiNAT."""
+"""Upstream namings of NAT and DiNAT."""
 
 from __future__ import annotations
 

@@ -13,26 +13,26 @@ import torch
 from torch import Tensor, nn
 
 from regard.attention import NeighborhoodAttention2d
-from regard.layers import Stage, TransformerBlock, drop_path_rates, interpolate_bias
+from regard.layers import Stage, TransformerBlock, drop_path_rates
 from regard.models._backbone import Backbone, initialize, pyramid
 from regard.models.nat.checkpoint import name_tensors
 from regard.models.nat.variants import VARIANTS, NatConfig
 
 
-class Nat(Backbone):
+class Nat(Backbone[NatConfig]):
     """Neighborhood Attention Transformer, and with dilations, Dilated Neighborhood Attention Transformer.
 
     Tokenizer (two convolutions, then a layer norm), levels of blocks with a strided convolution and a layer norm
-    between them, a last layer norm, the mean over the grid, one dense layer. Images of any size: grids smaller than a
-    window are padded before the attention's projection, as in the code that the published weights were trained with.
+    between them, a last layer norm, the mean over the grid, one dense layer. Images may have any size: grids smaller
+    than a window are padded before the attention's projection, as in the code that trained the published weights.
 
     Args:
-        config: the variant; see `NatConfig`.
+        config: the configuration; see `NatConfig`.
         num_classes: logits; 0 for pooled features.
         in_chans: channels of the images.
 
     Raises:
-        ShapeError: sizes of the configuration that do not fit together.
+        ShapeError: fields of the configuration that do not fit together.
 
     Source:
         NAT (arXiv 2204.07143), DiNAT (2209.15001); SHI-Labs/Neighborhood-Attention-Transformer at d334f5b,
@@ -50,7 +50,6 @@ class Nat(Backbone):
     variants = VARIANTS
     name_tensors = staticmethod(name_tensors)
     stage_list = "levels"
-    stem_pattern = r"^patch_embed"
     block_pattern = r"^levels\.(\d+)\.blocks\.(\d+)"
     first_conv = "patch_embed.proj.0"
 
@@ -69,34 +68,12 @@ class Nat(Backbone):
 
     @staticmethod
     def describe_features(config: NatConfig) -> list[dict[str, Any]]:
-        """Describe the levels."""
+        """Return `feature_info` of the levels."""
         return pyramid("levels", _dims(config), config.stem_strides[0] * config.stem_strides[1])
-
-    def embed(self, x: Tensor) -> Tensor:
-        """Make tokens, `[B, H, W, C]`."""
-        return self.patch_embed(x)
-
-    def as_images(self, x: Tensor, size: Sequence[int]) -> Tensor:
-        """Move the channels to the front."""
-        return x.permute(0, 3, 1, 2)
-
-    def normalize(self, x: Tensor) -> Tensor:
-        """Normalize over the channels."""
-        return self.norm(x)
-
-    def no_weight_decay(self) -> set[str]:
-        """Name the relative bias tables."""
-        return {name for name, _ in self.named_parameters() if name.endswith(".rpb")}
-
-    def resized(self, name: str, tensor: Tensor) -> Tensor | None:
-        """Interpolate bias tables of another window."""
-        if name.endswith(".rpb"):
-            return interpolate_bias(tensor, self.get_parameter(name).shape[1:])
-        return super().resized(name, tensor)
 
 
 class Tokenizer(nn.Module):
-    """Two 3x3 convolutions with nothing between them, then a layer norm: images to `[B, H, W, C]`."""
+    """Two consecutive 3x3 convolutions, then a layer norm: images to `[B, H, W, C]`."""
 
     def __init__(self, in_chans: int, dim: int, strides: tuple[int, int]) -> None:
         super().__init__()
@@ -113,7 +90,7 @@ class Tokenizer(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halve the grid and widen the channels: a 3x3 convolution without bias, then a layer norm."""
+    """Downsampling: a strided 3x3 convolution without bias, which doubles the channels, then a layer norm."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

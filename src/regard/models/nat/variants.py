@@ -5,26 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from regard.models._fields import check_fields, check_numbers, check_rate, check_ratio, check_width
 from regard.models._variant import Variant, Weights
+from regard.models.fields import ModelConfig, check_stem_dim
 from regard.models.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
-class NatConfig:
-    """What makes a NAT or a DiNAT.
+class NatConfig(ModelConfig):
+    """Configuration of NAT and DiNAT.
 
     Attributes:
-        embed_dim: channels of the first level; each further one has twice as many.
+        embed_dim: channels of the first level; each further level has twice as many.
         depths: blocks per level.
         num_heads: heads per level.
-        kernel_size: keys per axis.
-        dilations: per level, the dilation of every second block; the blocks before them have none.
-        mlp_ratio: hidden channels of the MLPs, relative to theirs.
-        layer_scale: what the learned factors on the residual branches start with; None for no such factors.
-        stem_strides: strides of the two convolutions that cut the image into tokens.
-        small_grid: what to do on grids smaller than a window: pad them, as the published weights expect, or raise.
-        drop_path_rate: stochastic depth of the last block, rising linearly from 0.
+        kernel_size: side of the window of keys.
+        dilations: dilation of every second block, per level; the other blocks have none.
+        mlp_ratio: MLP width as a multiple of the block's channels.
+        layer_scale: initial layer-scale value; None disables it.
+        stem_strides: strides of the two convolutions of the stem.
+        small_grid: "pad" pads grids smaller than a window, as the published weights expect; "error" raises.
+        drop_path_rate: stochastic-depth rate of the last block; rates rise linearly from 0.
     """
 
     embed_dim: int = 64
@@ -39,19 +39,15 @@ class NatConfig:
     drop_path_rate: float = 0.2
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        check_numbers(self, "depths", "num_heads", "dilations")
-        check_numbers(self, "stem_strides", count=2)
-        check_width("embed_dim", self.embed_dim)
-        check_ratio("mlp_ratio", self.mlp_ratio)
-        check_rate("drop_path_rate", self.drop_path_rate)
+        super().__post_init__()
+        check_stem_dim("embed_dim", self.embed_dim)
 
 
 _MINI = NatConfig()
 _TINY = replace(_MINI, depths=(3, 4, 18, 5))
 _SMALL = replace(_TINY, embed_dim=96, num_heads=(3, 6, 12, 24), mlp_ratio=2.0, drop_path_rate=0.3)
 _BASE = replace(_SMALL, embed_dim=128, num_heads=(4, 8, 16, 32), layer_scale=1e-5, drop_path_rate=0.5)
-_DILATIONS = (8, 4, 2, 1)  # times 7 keys: exactly the grids of a 224-pixel image
+_DILATIONS = (8, 4, 2, 1)  # a window of 7 dilated keys spans the grid of a 224-pixel image
 _LARGE = replace(_SMALL, embed_dim=192, num_heads=(6, 12, 24, 48), dilations=_DILATIONS, drop_path_rate=0.35)
 
 
@@ -75,7 +71,7 @@ def _dinat(size: str, config: NatConfig, parameters: int, gmacs: float, top1: fl
 def _large(
     config: NatConfig, gmacs: float, top1: float, tag: str, image_size: int, hf: str | None
 ) -> Variant[NatConfig]:
-    """Trained on ImageNet-22k, then on ImageNet-1k."""
+    """Return a variant whose weights were trained on ImageNet-22k, then on ImageNet-1k."""
     path = f"dinat/checkpoints/imagenet1k/dinat_large_in22k_in1k_{tag}"
     weights = _weights(path, hf, top1=top1, image_size=image_size)
     parameters = 201_144_250 if config.kernel_size == 11 else 200_943_514

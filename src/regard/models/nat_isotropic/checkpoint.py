@@ -1,4 +1,4 @@
-"""How the authors name the tensors of the isotropic networks: as we do."""
+"""Upstream naming of the isotropic networks, which is regard's."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from regard.models.nat_isotropic.variants import NatIsotropicConfig
 
 
 def name_tensors(config: NatIsotropicConfig) -> tuple[Naming, ...]:
-    """Return the authors' naming; nobody else has the family."""
+    """Return the authors' naming; no other library has this family."""
     derived = _indices if config.sees_all else None
     return (Naming("official", derived=derived, ignored=r"\.relative_position_index$"),)
 
 
 def _indices(model: nn.Module) -> dict[str, Tensor]:
-    """Index the bias tables of the networks without neighborhoods, key minus query."""
+    """Return the indices into the bias tables of networks with full attention, key minus query."""
     return {
         f"{name}.relative_position_index": window_bias_index(module.kernel_size)
         for name, module in model.named_modules()

@@ -1,33 +1,32 @@
-"""NAT, DiNAT and ViT of one resolution: what the authors compare their attention with."""
+"""NAT, DiNAT and ViT of one resolution, which the authors compare."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from regard.attention import NeighborhoodAttention2d
-from regard.layers import Blocks, PatchEmbed, TransformerBlock, drop_path_rates, interpolate_bias
+from regard.layers import Blocks, PatchEmbed, TransformerBlock, drop_path_rates
 from regard.models._backbone import Backbone, column, initialize
 from regard.models.nat_isotropic.checkpoint import name_tensors
 from regard.models.nat_isotropic.variants import VARIANTS, NatIsotropicConfig
 
 
-class NatIsotropic(Backbone):
+class NatIsotropic(Backbone[NatIsotropicConfig]):
     """Transformer blocks of one resolution with neighborhood attention, dilated in every second block of DiNAT.
 
     Patches of 16 x 16 pixels, a layer norm, twelve blocks, a last layer norm, the mean over the grid, one dense layer.
-    There is no class token and no position embedding but the attention's relative bias. Where the window is as large as
-    the grid, every token sees every other one: that is the authors' ViT with relative positional biases.
+    The relative bias is the only position information, and there is no class token. A window as large as the grid gives
+    full attention: this is the authors' ViT with relative positional biases.
 
     Args:
-        config: the variant; see `NatIsotropicConfig`.
+        config: the configuration; see `NatIsotropicConfig`.
         num_classes: logits; 0 for pooled features.
         in_chans: channels of the images.
 
     Raises:
-        ShapeError: sizes of the configuration that do not fit together.
+        ShapeError: fields of the configuration that do not fit together.
 
     Source:
         DiNAT (arXiv 2209.15001, section 4.4); SHI-Labs/Neighborhood-Attention-Transformer at d334f5b,
@@ -43,9 +42,7 @@ class NatIsotropic(Backbone):
     variants = VARIANTS
     name_tensors = staticmethod(name_tensors)
     stage_list = "layers"
-    stem_pattern = r"^patch_embed"
     block_pattern = r"^layers\.(\d+)"
-    first_conv = "patch_embed.proj"
 
     def __init__(self, config: NatIsotropicConfig, *, num_classes: int = 1000, in_chans: int = 3) -> None:
         super().__init__(config, num_classes=num_classes, in_chans=in_chans)
@@ -75,27 +72,5 @@ class NatIsotropic(Backbone):
 
     @staticmethod
     def describe_features(config: NatIsotropicConfig) -> list[dict[str, Any]]:
-        """Describe the blocks."""
+        """Return `feature_info` of the blocks."""
         return column("layers", config.depth, config.embed_dim, config.patch_size)
-
-    def embed(self, x: Tensor) -> Tensor:
-        """Cut images into tokens, `[B, H, W, C]`."""
-        return self.patch_embed(x)
-
-    def as_images(self, x: Tensor, size: Sequence[int]) -> Tensor:
-        """Move the channels to the front."""
-        return x.permute(0, 3, 1, 2)
-
-    def normalize(self, x: Tensor) -> Tensor:
-        """Normalize over the channels."""
-        return self.norm(x)
-
-    def no_weight_decay(self) -> set[str]:
-        """Name the relative bias tables."""
-        return {name for name, _ in self.named_parameters() if name.endswith(".rpb")}
-
-    def resized(self, name: str, tensor: Tensor) -> Tensor | None:
-        """Interpolate bias tables of another window."""
-        if name.endswith(".rpb"):
-            return interpolate_bias(tensor, self.get_parameter(name).shape[1:])
-        return super().resized(name, tensor)

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from regard.errors import ShapeError
-from regard.models._fields import check_fields, check_rate, check_ratio
 from regard.models._variant import Variant, Weights
+from regard.models.fields import ModelConfig
 from regard.models.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
-class NatIsotropicConfig:
-    """What makes an isotropic NAT.
+class NatIsotropicConfig(ModelConfig):
+    """Configuration of the isotropic NAT, DiNAT and ViT with relative positional biases.
 
     Attributes:
         embed_dim: channels.
-        depth: blocks.
-        num_heads: heads of each.
-        kernel_size: keys per axis; as many as the grid has places for attention to all of them.
-        dilation: of every second block; the blocks before them have none.
+        depth: number of blocks.
+        num_heads: heads of each block.
+        kernel_size: side of the window of keys; the side of the grid gives full attention.
+        dilation: dilation of every second block; the other blocks have none.
         patch_size: side of the patches in pixels.
-        img_size: side of the images that the published networks see; others work too.
-        mlp_ratio: hidden channels of the MLPs, relative to the others.
-        drop_path_rate: stochastic depth of the last block, rising linearly from 0.
+        img_size: side of the images that the published weights were trained on; other sizes work, too.
+        mlp_ratio: MLP width as a multiple of the block's channels.
+        drop_path_rate: stochastic-depth rate of the last block; rates rise linearly from 0.
     """
 
     embed_dim: int = 384
@@ -35,14 +34,6 @@ class NatIsotropicConfig:
     img_size: int = 224
     mlp_ratio: float = 4.0
     drop_path_rate: float = 0.1
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        check_ratio("mlp_ratio", self.mlp_ratio)
-        check_rate("drop_path_rate", self.drop_path_rate)
-        for name in ("embed_dim", "depth", "num_heads", "kernel_size", "dilation", "patch_size", "img_size"):
-            if getattr(self, name) < 1:
-                raise ShapeError(f"{name} must be at least 1, got {getattr(self, name)}")
 
     @property
     def sees_all(self) -> bool:

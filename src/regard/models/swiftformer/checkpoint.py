@@ -1,4 +1,4 @@
-"""How others name the tensors of SwiftFormer. Ours are timm's names."""
+"""Upstream namings of SwiftFormer. regard's is timm's."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ HF: tuple[Rewrite, ...] = (
 def name_tensors(config: SwiftFormerConfig) -> tuple[Naming, ...]:
     """Return the authors' naming, timm's and Hugging Face's.
 
-    Hugging Face has the attention of the authors' first release, whose token weights are all one, and its weights; timm
-    has that of the second.
+    Hugging Face has attention and weights of the authors' first release, whose token weights are all one. timm has
+    those of the second release.
     """
     return (
         Naming("official", (*OFFICIAL, (r"\.attn\.proj\.", ".attn.Proj.")), POINTWISE),

@@ -21,20 +21,20 @@ from regard.models.swiftformer.variants import VARIANTS, SwiftFormerConfig
 from regard.onednn import dense
 
 
-class SwiftFormer(Backbone):
-    """SwiftFormer, with the two classifiers that its published weights were distilled with.
+class SwiftFormer(Backbone[SwiftFormerConfig]):
+    """SwiftFormer, with the two classifiers of its published weights, which were trained by distillation.
 
     Stem (two strided convolutions), stages with a strided convolution between them, a last batch norm, the mean over
-    the grid, and two dense layers whose mean is the result. Where `distilled_training` is set, training gets both, as
-    a tuple.
+    the grid, and two dense layers, whose mean is the result. If `distilled_training` is set, the model returns both
+    results in training, as a tuple.
 
     Args:
-        config: the variant; see `SwiftFormerConfig`.
+        config: the configuration; see `SwiftFormerConfig`.
         num_classes: logits; 0 for pooled features.
         in_chans: channels of the images.
 
     Raises:
-        ShapeError: sizes of the configuration that do not fit together.
+        ShapeError: fields of the configuration that do not fit together.
 
     Source:
         SwiftFormer (arXiv 2303.15446); Amshaker/SwiftFormer at 4aa6cd6, `models/swiftformer.py`. The parameters carry
@@ -51,7 +51,9 @@ class SwiftFormer(Backbone):
 
     variants = VARIANTS
     name_tensors = staticmethod(name_tensors)
-    batch_norms = True
+    stem_pattern = r"^stem"
+    first_conv = "stem.0"
+    has_batch_norms = True
     head_dist: nn.Module
 
     def __init__(self, config: SwiftFormerConfig, *, num_classes: int = 1000, in_chans: int = 3) -> None:
@@ -72,12 +74,12 @@ class SwiftFormer(Backbone):
 
     @staticmethod
     def describe_features(config: SwiftFormerConfig) -> list[dict[str, Any]]:
-        """Describe the stages."""
+        """Return `feature_info` of the stages."""
         return pyramid("stages", config.embed_dims, config.stem_strides[0] * config.stem_strides[1])
 
     @staticmethod
     def name_classifiers(config: SwiftFormerConfig) -> tuple[str, ...]:
-        """Name both classifiers."""
+        """Return the names of both classifiers."""
         return ("head", "head_dist")
 
     def embed(self, x: Tensor) -> Tensor:
@@ -85,15 +87,11 @@ class SwiftFormer(Backbone):
         return self.stem(x.contiguous(memory_format=torch.channels_last))
 
     def as_images(self, x: Tensor, size: Sequence[int]) -> Tensor:
-        """Leave stages' outputs as they are."""
+        """Return the output of a stage, which is NCHW."""
         return x
 
-    def normalize(self, x: Tensor) -> Tensor:
-        """Normalize with the statistics of the batch, or with the running ones."""
-        return self.norm(x)
-
     def classify(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Average the two classifiers, or return both for distillation."""
+        """Return the mean of the two classifiers, or both in distilled training."""
         logits, distilled = self.head(x), self.head_dist(x)
         if self.distilled_training and self.training:
             return logits, distilled
@@ -101,7 +99,7 @@ class SwiftFormer(Backbone):
 
 
 class Downsample(nn.Module):
-    """Halve the grid: a 3x3 convolution, then a batch norm."""
+    """Downsampling: a strided 3x3 convolution, then a batch norm."""
 
     def __init__(self, dim: int, wider: int) -> None:
         super().__init__()
@@ -114,7 +112,7 @@ class Downsample(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """A depth-wise 3x3 convolution, a batch norm and two dense layers, scaled and added."""
+    """A depth-wise 3x3 convolution, a batch norm and two dense layers, with layer scale and residual."""
 
     def __init__(self, dim: int, hidden_dim: int, *, drop_path_rate: float = 0.0) -> None:
         super().__init__()

@@ -5,24 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from regard.models._fields import check_fields, check_numbers, check_rate, check_ratio, check_width
 from regard.models._variant import Variant, Weights
+from regard.models.fields import ModelConfig, check_stem_dim
 from regard.models.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
-class SwiftFormerConfig:
-    """What makes a SwiftFormer.
+class SwiftFormerConfig(ModelConfig):
+    """Configuration of SwiftFormer.
 
     Attributes:
         embed_dims: channels per stage.
-        depths: blocks per stage; the last one of each has the attention.
-        mlp_ratio: hidden channels, relative to a block's.
-        token_norm: normalizer of the attention's token scores: "l2" for the weights published since July 2023, "ones"
-            for those before, which others still carry; names and shapes do not tell them apart.
-        layer_scale: what the learned factors on attention and MLP start with.
-        stem_strides: strides of the stem's two convolutions.
-        drop_path_rate: stochastic depth of the last block, rising linearly from 0.
+        depths: blocks per stage; the last block of each has the attention.
+        mlp_ratio: MLP width as a multiple of the block's channels.
+        token_norm: normalization of the attention's token scores: "l2" for the authors' weights since July 2023, "ones"
+            for the earlier ones, which the Hugging Face hub holds. Names and shapes are the same.
+        layer_scale: initial layer-scale value of attention and MLP.
+        stem_strides: strides of the two convolutions of the stem.
+        drop_path_rate: stochastic-depth rate of the last block; rates rise linearly from 0.
     """
 
     embed_dims: tuple[int, ...]
@@ -34,12 +34,8 @@ class SwiftFormerConfig:
     drop_path_rate: float = 0.0
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        check_numbers(self, "embed_dims", "depths")
-        check_numbers(self, "stem_strides", count=2)
-        check_width("embed_dims", self.embed_dims[0])
-        check_ratio("mlp_ratio", self.mlp_ratio)
-        check_rate("drop_path_rate", self.drop_path_rate)
+        super().__post_init__()
+        check_stem_dim("embed_dims", self.embed_dims[0])
 
 
 def _published(

@@ -1,4 +1,4 @@
-"""How others name the tensors of Swin. Ours are timm's names but for the classifier."""
+"""Upstream namings of Swin. regard's is timm's but for the classifier."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def name_tensors(config: SwinConfig) -> tuple[Naming, ...]:
 
 
 def _indices(model: nn.Module) -> dict[str, Tensor]:
-    """Index the bias tables for every query and key of a window, query minus key."""
+    """Return the indices into the bias tables for every query and key of a window, query minus key."""
     return {
         f"{name}.relative_position_index": window_bias_index(module.window_size).T
         for name, module in model.named_modules()
@@ -68,7 +68,7 @@ def _indices(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _masks(model: nn.Module, img_size: int) -> dict[str, Tensor]:
-    """Say, for the shifted blocks, which tokens of a window come from different sides of the image: -100 there."""
+    """Return the masks of the shifted blocks: -100 for tokens of a window from different sides of the image."""
     masks = {}
     for name, module in model.named_modules():
         if isinstance(module, WindowAttention) and any(module.shift_size):

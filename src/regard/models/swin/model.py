@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,23 +19,77 @@ from regard.layers import (
 )
 from regard.models._backbone import Backbone, initialize, pyramid
 from regard.models.swin.checkpoint import name_tensors
-from regard.models.swin.variants import VARIANTS, SwinConfig
+from regard.models.swin.variants import VARIANTS, PyramidConfig, SwinConfig
+
+PyramidConfigT = TypeVar("PyramidConfigT", bound=PyramidConfig)
 
 
-class Swin(Backbone):
+class SwinPyramid(Backbone[PyramidConfigT]):
+    """Base class of Swin and DiNAT_s, which differ in their attention.
+
+    Patches, a layer norm, stages of blocks with patch merging between them, a last layer norm, the mean over the grid,
+    one dense layer. A family implements `attention`.
+    """
+
+    stage_list = "layers"
+    block_pattern = r"^layers\.(\d+)\.blocks\.(\d+)"
+
+    def __init__(self, config: PyramidConfigT, *, num_classes: int = 1000, in_chans: int = 3) -> None:
+        super().__init__(config, num_classes=num_classes, in_chans=in_chans)
+        rates = drop_path_rates(config.drop_path_rate, config.depths)
+        self.patch_embed = PatchEmbed(in_chans, config.embed_dim, config.patch_size, norm=True)
+        self.layers = nn.ModuleList(
+            Stage(
+                PatchMerging(dim // 2) if stage else nn.Identity(),
+                (
+                    TransformerBlock(
+                        dim,
+                        self.attention(config, stage, block),
+                        mlp_ratio=config.mlp_ratio,
+                        drop_path_rate=rate,
+                    )
+                    for block, rate in enumerate(rates[stage])
+                ),
+            )
+            for stage, dim in enumerate(config.dims)
+        )
+        self.norm = nn.LayerNorm(self.num_features)
+        initialize(self, nn.Linear)
+        self.reset_classifier(num_classes)
+
+    @staticmethod
+    def attention(config: PyramidConfigT, stage: int, block: int) -> nn.Module:
+        """Return the attention of one block, on `[B, H, W, C]`."""
+        raise NotImplementedError
+
+    @staticmethod
+    def describe_features(config: PyramidConfigT) -> list[dict[str, Any]]:
+        """Return `feature_info` of the stages."""
+        return pyramid("layers", config.dims, config.patch_size)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Pad images to whole patches and cut them into tokens, `[B, H, W, C]`."""
+        height, width = x.shape[2:]
+        size = self.config.patch_size
+        if isinstance(height, torch.SymInt) or height % size or width % size:  # a dynamic size may need padding
+            x = pad(x, (0, -width % size, 0, -height % size))
+        return self.patch_embed(x)
+
+
+class Swin(SwinPyramid[SwinConfig]):
     """Swin Transformer, version 1.
 
     Patches of 4 x 4 pixels, a layer norm, stages of blocks with patch merging between them, a last layer norm, the mean
-    over the grid, one dense layer. Images of any size: what does not fill a patch, a pair of tokens or a window is
-    padded with zeros on the right and at the bottom.
+    over the grid, one dense layer. Images may have any size: incomplete patches, pairs of tokens and windows are padded
+    with zeros on the right and at the bottom.
 
     Args:
-        config: the variant; see `SwinConfig`.
+        config: the configuration; see `SwinConfig`.
         num_classes: logits; 0 for pooled features.
         in_chans: channels of the images.
 
     Raises:
-        ShapeError: sizes of the configuration that do not fit together.
+        ShapeError: fields of the configuration that do not fit together.
 
     Source:
         Swin Transformer (arXiv 2103.14030); microsoft/Swin-Transformer at f82860b, `models/swin_transformer.py`;
@@ -52,81 +105,23 @@ class Swin(Backbone):
 
     variants = VARIANTS
     name_tensors = staticmethod(name_tensors)
-    stage_list = "layers"
-    stem_pattern = r"^patch_embed"
-    block_pattern = r"^layers\.(\d+)\.blocks\.(\d+)"
-    first_conv = "patch_embed.proj"
-
-    def __init__(self, config: Any, *, num_classes: int = 1000, in_chans: int = 3) -> None:  # noqa: ANN401
-        super().__init__(config, num_classes=num_classes, in_chans=in_chans)
-        dims = _dims(config)
-        rates = drop_path_rates(config.drop_path_rate, config.depths)
-        self.patch_embed = PatchEmbed(in_chans, dims[0], config.patch_size, norm=True)
-        self.layers = nn.ModuleList(
-            Stage(
-                PatchMerging(dim // 2) if stage else nn.Identity(),
-                (
-                    TransformerBlock(
-                        dim,
-                        self.attention(config, stage, block),
-                        mlp_ratio=config.mlp_ratio,
-                        drop_path_rate=rate,
-                    )
-                    for block, rate in enumerate(rates[stage])
-                ),
-            )
-            for stage, dim in enumerate(dims)
-        )
-        self.norm = nn.LayerNorm(self.num_features)
-        initialize(self, nn.Linear)
-        self.reset_classifier(num_classes)
 
     @staticmethod
     def attention(config: SwinConfig, stage: int, block: int) -> nn.Module:
-        """Build the attention of one block.
+        """Return the window attention of one block.
 
         The window is no larger than the stage's grid at the configured image size, and a grid of one window is not
         shifted.
         """
         window, shift = config.window(stage, block)
-        dim = config.embed_dim * 2**stage
-        return WindowAttention(dim, config.num_heads[stage], window, shift_size=shift, small_grid="pad")
-
-    @staticmethod
-    def describe_features(config: Any) -> list[dict[str, Any]]:  # noqa: ANN401
-        """Describe the stages."""
-        return pyramid("layers", _dims(config), config.patch_size)
-
-    def embed(self, x: Tensor) -> Tensor:
-        """Cut images into tokens, `[B, H, W, C]`."""
-        height, width = x.shape[2:]
-        size = self.config.patch_size
-        if isinstance(height, torch.SymInt) or height % size or width % size:  # a dynamic size may need padding
-            x = pad(x, (0, -width % size, 0, -height % size))
-        return self.patch_embed(x)
-
-    def as_images(self, x: Tensor, size: Sequence[int]) -> Tensor:
-        """Move the channels to the front."""
-        return x.permute(0, 3, 1, 2)
-
-    def normalize(self, x: Tensor) -> Tensor:
-        """Normalize over the channels."""
-        return self.norm(x)
-
-    def no_weight_decay(self) -> set[str]:
-        """Name the relative bias tables."""
-        return {name for name, _ in self.named_parameters() if name.endswith((".relative_position_bias_table", ".rpb"))}
+        return WindowAttention(config.dims[stage], config.num_heads[stage], window, shift_size=shift, small_grid="pad")
 
     def resized(self, name: str, tensor: Tensor) -> Tensor | None:
         """Interpolate bias tables of another window."""
         if not name.endswith(".relative_position_bias_table"):
             return super().resized(name, tensor)
-        side, wanted = (round(len(table) ** 0.5) for table in (tensor, self.get_parameter(name)))
+        side, new_side = (round(len(table) ** 0.5) for table in (tensor, self.get_parameter(name)))
         if side * side != len(tensor) or tensor.ndim != 2:
             return None
-        tables = interpolate_bias(tensor.T.unflatten(1, (side, side)), (wanted, wanted))
+        tables = interpolate_bias(tensor.T.unflatten(1, (side, side)), (new_side, new_side))
         return tables.flatten(1).T.contiguous()
-
-
-def _dims(config: Any) -> list[int]:  # noqa: ANN401
-    return [config.embed_dim * 2**stage for stage in range(len(config.depths))]

@@ -5,51 +5,59 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from regard.errors import ShapeError
-from regard.models._fields import check_fields, check_numbers, check_rate, check_ratio
 from regard.models._variant import Variant, Weights
+from regard.models.fields import ModelConfig
 from regard.models.preprocessing import Preprocessing
 
 URL = "https://github.com/SwinTransformer/storage/releases/download"
 
 
 @dataclass(frozen=True)
-class SwinConfig:
-    """What makes a Swin.
+class PyramidConfig(ModelConfig):
+    """Configuration that Swin and DiNAT_s share.
 
     Attributes:
-        embed_dim: channels of the first stage; each further one has twice as many.
+        embed_dim: channels of the first stage; each further stage has twice as many.
         depths: blocks per stage.
         num_heads: heads per stage.
-        window_size: tokens per axis of a window.
-        img_size: side of the images that windows and shifts are chosen for; others work too.
         patch_size: side of the patches in pixels.
-        mlp_ratio: hidden channels of the MLPs, relative to theirs.
-        drop_path_rate: stochastic depth of the last block, rising linearly from 0.
+        mlp_ratio: MLP width as a multiple of the block's channels.
+        drop_path_rate: stochastic-depth rate of the last block; rates rise linearly from 0.
     """
 
     embed_dim: int = 96
     depths: tuple[int, ...] = (2, 2, 6, 2)
     num_heads: tuple[int, ...] = (3, 6, 12, 24)
-    window_size: int = 7
-    img_size: int = 224
     patch_size: int = 4
     mlp_ratio: float = 4.0
     drop_path_rate: float = 0.2
 
+    @property
+    def dims(self) -> list[int]:
+        """Channels of every stage."""
+        return [self.embed_dim * 2**stage for stage in range(len(self.depths))]
+
+
+@dataclass(frozen=True)
+class SwinConfig(PyramidConfig):
+    """Configuration of Swin; see `PyramidConfig` for the other fields.
+
+    Attributes:
+        window_size: side of a window in tokens.
+        img_size: image side that windows and shifts are chosen for; other sizes work, too.
+    """
+
+    window_size: int = 7
+    img_size: int = 224
+
     def __post_init__(self) -> None:
-        check_fields(self)
-        check_numbers(self, "depths", "num_heads")
-        check_ratio("mlp_ratio", self.mlp_ratio)
-        check_rate("drop_path_rate", self.drop_path_rate)
-        for name in ("embed_dim", "window_size", "patch_size"):
-            if getattr(self, name) < 1:
-                raise ShapeError(f"{name} must be at least 1, got {getattr(self, name)}")
-        least = self.patch_size * 2 ** (len(self.depths) - 1)
-        if self.img_size < least:
-            raise ShapeError(f"img_size must be at least {least} for {len(self.depths)} stages, got {self.img_size}")
+        super().__post_init__()
+        smallest = self.patch_size * 2 ** (len(self.depths) - 1)
+        if self.img_size < smallest:
+            raise ShapeError(f"img_size must be at least {smallest} for {len(self.depths)} stages, got {self.img_size}")
 
     def window(self, stage: int, block: int) -> tuple[int, int]:
-        """Return window and shift of a block: no larger than the grid, and no shift of a single window."""
+        """Return window and shift of a block: a window no larger than the grid, and no shift of a single window."""
         grid = self.img_size // self.patch_size // 2**stage
         if grid <= self.window_size:
             return grid, 0
@@ -71,15 +79,15 @@ def _swin(
     in1k: tuple[float, float] | None,
     in22k: tuple[str, float, float],
 ) -> Variant[SwinConfig]:
-    """Describe the weights: trained on ImageNet-1k, where there are any, and on ImageNet-22k before it.
+    """Return a variant with its weights: of ImageNet-1k, if published, and of ImageNet-22k followed by ImageNet-1k.
 
     Args:
         size: "tiny" to "large".
-        config: what makes it.
-        parameters: their number.
-        gmacs: as published.
-        in1k: top-1 of the authors and of timm.
-        in22k: release and end of the authors' file, top-1 of the authors and of timm.
+        config: its configuration.
+        parameters: number of parameters.
+        gmacs: the published figure.
+        in1k: top-1 accuracy of the authors' and of timm's weights.
+        in22k: release and end of the name of the authors' file, top-1 accuracy of the authors' and of timm's weights.
     """
     window = "384" if config.img_size == 384 else "224"
     name = f"swin_{size}_patch4_window{config.window_size}_{window}"
@@ -103,9 +111,6 @@ def _swin(
     hf = Weights(hub, (in1k or tops)[0], Preprocessing(config.img_size, crop_mode="squash"))
     return Variant(config, parameters, gmacs, config.img_size, weights=both | {"hf": hf})
 
-
-_BASE_384 = replace(_BASE, window_size=12, img_size=384)
-_LARGE_384 = replace(_LARGE, window_size=12, img_size=384)
 
 _FINETUNED = "v1.0.8/NAME_22kto1k_finetune"
 _CONVERTED = "v1.0.0/NAME_22kto1k"

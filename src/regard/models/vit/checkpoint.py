@@ -1,4 +1,4 @@
-"""How others name the tensors of ViT and DeiT. Ours are timm's names, which are the authors' of DeiT too."""
+"""Upstream namings of ViT and DeiT. regard's is timm's and that of DeiT's authors."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CLASSIFIERS: tuple[Rewrite, ...] = (
 def name_tensors(config: VitConfig) -> tuple[Naming, ...]:
     """Return the authors' naming, timm's, and Hugging Face's: of files, and of models since transformers 5 ("hf5").
 
-    There, DeiT without distillation is a ViT.
+    In transformers, DeiT without distillation is a ViT.
     """
     ends = CLASSIFIERS if config.distilled else CLASSIFIER
     return (

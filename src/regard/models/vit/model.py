@@ -18,24 +18,24 @@ from regard.models.vit.checkpoint import name_tensors
 from regard.models.vit.variants import VARIANTS, VitConfig
 
 
-class Vit(Backbone):
+class Vit(Backbone[VitConfig]):
     """Vision Transformer, and Data-efficient image Transformer.
 
     Patches, a class token before them, a position embedding, blocks, a last layer norm, one dense layer on the class
-    token. DeiT with distillation has a second token and a second dense layer on it; the result is the mean of both, or,
-    in training where `distilled_training` is set, both as a tuple. Images may have any size that patches fill: the
+    token. DeiT with distillation has a second token and a second dense layer on it. The result is the mean of both; in
+    training, if `distilled_training` is set, it is both, as a tuple. Images may have any size that patches fill: the
     position embedding is interpolated.
 
     `forward_features` returns all tokens, `[B, prefix + N, C]`: class token, distillation token where there is one,
-    patches row by row. `feature_info` tells of every block.
+    patches row by row. `feature_info` describes every block.
 
     Args:
-        config: the variant; see `VitConfig`.
+        config: the configuration; see `VitConfig`.
         num_classes: logits; 0 for pooled features.
         in_chans: channels of the images.
 
     Raises:
-        ShapeError: sizes of the configuration that do not fit together, or images that patches do not fill.
+        ShapeError: fields of the configuration that do not fit together, or images that patches do not fill.
 
     Source:
         ViT (arXiv 2010.11929), DeiT (2012.12877); facebookresearch/deit at 7e160fe, `models.py`. The parameters carry
@@ -55,7 +55,6 @@ class Vit(Backbone):
     stage_list = "blocks"
     stem_pattern = r"^(?:cls_token|dist_token|pos_embed|patch_embed)"
     block_pattern = r"^blocks\.(\d+)"
-    first_conv = "patch_embed.proj"
     pooling = "token"
     head_dist: nn.Module
 
@@ -90,16 +89,16 @@ class Vit(Backbone):
 
     @staticmethod
     def describe_features(config: VitConfig) -> list[dict[str, Any]]:
-        """Describe the blocks."""
+        """Return `feature_info` of the blocks."""
         return column("blocks", config.depth, config.embed_dim, config.patch_size)
 
     @staticmethod
     def name_classifiers(config: VitConfig) -> tuple[str, ...]:
-        """Name the classifier, or both of distillation."""
+        """Return the names of the classifier, or of both with distillation."""
         return ("head", "head_dist") if config.distilled else ("head",)
 
     def embed(self, x: Tensor) -> Tensor:
-        """Cut images into tokens, put the others before them and add the position embedding."""
+        """Cut images into tokens, prepend the class tokens and add the position embedding."""
         positions = interpolate_position(
             self.pos_embed,
             self.grid,
@@ -111,24 +110,20 @@ class Vit(Backbone):
         return torch.cat([*(token.expand(x.shape[0], -1, -1) for token in tokens), patches], dim=1) + positions
 
     def as_images(self, x: Tensor, size: Sequence[int]) -> Tensor:
-        """Lay the patches out as they were and move the channels to the front."""
+        """Return the patches as a grid, with the channels in front."""
         grid = patch_grid(size, self.config.patch_size)
         return x[:, self.num_prefix_tokens :].transpose(1, 2).unflatten(2, grid)
 
-    def normalize(self, x: Tensor) -> Tensor:
-        """Normalize every token."""
-        return self.norm(x)
-
     def finish(self, x: Tensor, size: Sequence[int]) -> Tensor:
-        """Normalize every token, and keep them all."""
+        """Normalize and return all tokens."""
         return self.norm(x)
 
     def pool(self, x: Tensor) -> Tensor:
-        """Take the class token, `[B, C]`; with distillation both tokens, `[B, 2, C]`."""
+        """Return the class token, `[B, C]`; with distillation both tokens, `[B, 2, C]`."""
         return x[:, :2] if self.config.distilled else x[:, 0]
 
     def classify(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Classify the class token; with distillation average both results, or return both in distilled training."""
+        """Return the logits of the class token; with distillation the mean of both, or both in distilled training."""
         if not self.config.distilled:
             return self.head(x)
         logits, distilled = self.head(x[:, 0]), self.head_dist(x[:, 1])
@@ -144,7 +139,7 @@ class Vit(Backbone):
         return out
 
     def no_weight_decay(self) -> set[str]:
-        """Name the tokens and the position embedding."""
+        """Return the names of the tokens and the position embedding."""
         return {name for name, _ in self.named_parameters() if name in ("cls_token", "dist_token", "pos_embed")}
 
     def resized(self, name: str, tensor: Tensor) -> Tensor | None:
@@ -155,7 +150,7 @@ class Vit(Backbone):
 
 
 def patch_grid(size: Sequence[int], patch_size: int) -> tuple[int, int]:
-    """Count the patches of an image, in rows and columns.
+    """Return the number of patches in the rows and columns of an image.
 
     Raises:
         ShapeError: a height or width that patches do not fill.
@@ -174,10 +169,10 @@ def patch_grid(size: Sequence[int], patch_size: int) -> tuple[int, int]:
 
 
 def resized_position(embedding: Tensor, like: Tensor, grid: Sequence[int], num_prefix_tokens: int = 0) -> Tensor | None:
-    """Carry a checkpoint's position embedding of square images over to a model's grid.
+    """Interpolate a checkpoint's position embedding of square images for a model's grid.
 
     Returns:
-        The embedding, in the shape of `like`; None if it is of no square grid, or has another number of channels.
+        The embedding, in the shape of `like`; None if its grid is not square, or its number of channels is another.
     """
     if embedding.ndim != 3 or embedding.shape[::2] != like.shape[::2]:
         return None

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from regard.errors import ShapeError
-from regard.models._fields import check_fields, check_rate, check_ratio
 from regard.models._variant import Variant, Weights
+from regard.models.fields import ModelConfig, check_patches
 from regard.models.preprocessing import Preprocessing
 
 URL = "https://dl.fbaipublicfiles.com/deit"
@@ -14,18 +13,18 @@ HALF = (0.5, 0.5, 0.5)
 
 
 @dataclass(frozen=True)
-class VitConfig:
-    """What makes a ViT.
+class VitConfig(ModelConfig):
+    """Configuration of ViT and DeiT.
 
     Attributes:
         embed_dim: channels of the tokens.
         depth: number of blocks.
         num_heads: heads of each block.
-        img_size: side of the images that the position embedding is made for; for others it is interpolated.
+        img_size: image side that the position embedding fits; for other sizes it is interpolated.
         patch_size: side of the patches in pixels.
-        mlp_ratio: hidden channels of the MLPs, relative to the tokens'.
-        distilled: whether there are a distillation token and a second classifier on it.
-        drop_path_rate: stochastic depth of the last block, rising linearly from 0.
+        mlp_ratio: MLP width as a multiple of the block's channels.
+        distilled: whether the model has a distillation token and a second classifier on it.
+        drop_path_rate: stochastic-depth rate of the last block; rates rise linearly from 0.
     """
 
     embed_dim: int = 768
@@ -38,16 +37,8 @@ class VitConfig:
     drop_path_rate: float = 0.0
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        check_ratio("mlp_ratio", self.mlp_ratio)
-        check_rate("drop_path_rate", self.drop_path_rate)
-        for name in ("embed_dim", "depth", "num_heads", "img_size", "patch_size"):
-            if getattr(self, name) < 1:
-                raise ShapeError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.img_size % self.patch_size:
-            raise ShapeError(
-                f"img_size must be a multiple of patch_size, got {self.img_size} and {self.patch_size}; change one"
-            )
+        super().__post_init__()
+        check_patches(self.img_size, self.patch_size)
 
 
 _BASE = VitConfig()
@@ -62,7 +53,7 @@ def _vit(size: str, config: VitConfig, parameters: int, gmacs: float, top1: floa
         Preprocessing(crop_pct=0.9, mean=HALF, std=HALF),
     )
     weights = {"timm": timm}
-    if size == "base":  # the ViT paper's own weights; it has no smaller model
+    if size == "base":  # the weights of the ViT paper, which has no smaller model
         squashed = Preprocessing(mean=HALF, std=HALF, interpolation="bilinear", crop_mode="squash")
         weights["hf"] = Weights("hf://google/vit-base-patch16-224", None, squashed)
     return Variant(config, parameters, gmacs, weights=weights)
@@ -71,7 +62,7 @@ def _vit(size: str, config: VitConfig, parameters: int, gmacs: float, top1: floa
 def _deit(
     name: str, config: VitConfig, parameters: int, gmacs: float, digits: str, top1: tuple[float, float]
 ) -> Variant[VitConfig]:
-    """Describe the weights; `digits` end the name of the authors' file, `top1` is the authors' and timm's."""
+    """Return a variant; `digits` end the name of the authors' file, `top1` holds the authors' accuracy and timm's."""
     side = config.img_size
     hub = f"hf://facebook/{name.replace('_', '-')}"
     weights = {

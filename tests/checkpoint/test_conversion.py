@@ -12,13 +12,13 @@ from torch import nn
 from regard.checkpoint import (
     Naming,
     Source,
-    converted,
-    detect_naming,
-    in_naming,
+    convert_state,
+    detect_namings,
+    export_state,
     load_state,
     load_state_into,
+    rename_tensors,
     save_state,
-    state_in,
     unwrap,
 )
 from regard.errors import CheckpointError, OptionError
@@ -129,7 +129,7 @@ def test_sources():
 @pytest.mark.parametrize("naming", ["regard", "others", "split"])
 def test_there_and_back(model, naming):
     load_weights(model, state_of())
-    state = state_in(model, naming)
+    state = export_state(model, naming)
     other = Net()
     report = load_state_into(other, state)
     assert (report.naming, report.tensors) == (naming, len(state_of()))
@@ -138,14 +138,14 @@ def test_there_and_back(model, naming):
 
 def test_one_tensor_of_ours_is_several_of_theirs(model):
     load_weights(model, state_of())
-    state = state_in(model, "split")
+    state = export_state(model, "split")
     assert state["first.weight"].shape == (2, 3) and "dense.weight" not in state
     assert torch.equal(torch.cat([state["first.bias"], state["second.bias"]]), model.dense.bias)
 
 
 def test_pointwise_layers_get_their_axes_back(model):
     naming = Naming("convolutions", pointwise=r"^dense\.weight$")
-    assert in_naming(model, naming)["dense.weight"].shape == (4, 3, 1, 1)
+    assert rename_tensors(model, naming)["dense.weight"].shape == (4, 3, 1, 1)
 
 
 class Scaled(nn.Module):
@@ -170,7 +170,7 @@ class Scaled(nn.Module):
 
 def test_rows_and_derived_tensors():
     model, other = Scaled(), Scaled()
-    state = state_in(model, "rows")
+    state = export_state(model, "rows")
     assert set(state) == {"gammas", "index"} and state["gammas"].shape == (2, 3)
     report = load_state_into(other, state, "theirs")
     assert_holds(other, model.state_dict())
@@ -186,20 +186,20 @@ def test_rows_too_few():
 def test_what_a_naming_requires():
     model = Scaled(norm="l2")
     with pytest.raises(CheckpointError, match="compute norm='ones', this model computes 'l2'"):
-        state_in(model, "rows")
+        export_state(model, "rows")
     with pytest.warns(UserWarning, match="trained with norm='ones'; the model has 'l2'"):
         load_state_into(model, {"gammas": torch.rand(2, 3)})
 
 
 def test_unknown_naming(model):
     with pytest.raises(OptionError, match="unknown naming of Net 'other'; did you mean 'others'"):
-        state_in(model, "other")
+        export_state(model, "other")
 
 
 def test_kept_tensors(model):
     before = copy.deepcopy(model.state_dict())
     state = {name: tensor for name, tensor in state_of().items() if name != "dense.bias"}
-    own, report = converted(model, state, keep=["dense.weight", "dense.bias"])
+    own, report = convert_state(model, state, keep=["dense.weight", "dense.bias"])
     assert report.kept == ("dense.weight", "dense.bias")
     assert torch.equal(own["dense.weight"], before["dense.weight"]) and torch.equal(
         own["conv.bias"], state["conv.bias"]
@@ -215,7 +215,7 @@ def test_resized_tensors(model):
 
 def test_other_naming(model):
     theirs = {name.replace("dense.", "their_dense."): tensor for name, tensor in state_of().items()}
-    assert detect_naming(theirs, model).name == "others"
+    assert detect_namings(theirs, model).name == "others"
     load_weights(model, theirs)
     assert_holds(model, state_of())
 
