@@ -1,9 +1,10 @@
 """Choose what `make test` leaves to `make test-all`: repetition over samples and models.
 
 For each combination of a test's other parameters (dtype, backend, ...), four samples of every mechanism and one model
-of every family stay in the broad selection; the others get the mark `exhaustive`. Image sizes of a model are
-repetition, too. The choice moves on from combination to combination, so that all together cover more than four. A test is left out of `make test`
-altogether by `@pytest.mark.exhaustive`, and never thinned out with `@pytest.mark.every_parameter`.
+of every family stay in the broad selection. The others get the mark `exhaustive`. Image sizes of a model are repetition,
+too. The choice moves on from combination to combination, so that all together cover more samples and sizes.
+
+`@pytest.mark.exhaustive` leaves a test out of `make test`, and `@pytest.mark.every_parameter` keeps all its parameters.
 """
 
 from collections import defaultdict
@@ -36,15 +37,20 @@ def mark_repetition(items):
 
 
 def describe(parameters):
-    """Return how many tests of a combination are kept (None: all), and the combination."""
+    """Return how many tests of a combination are kept (None: all), and the combination.
+
+    A model is its name, or an object with the name of a model and perhaps of a naming.
+    """
     kept, key = None, []
-    is_model = any(isinstance(value, str) and value in MODELS for value in parameters.values())
-    for name, value in parameters.items():
+    names = {parameter: getattr(value, "name", value) for parameter, value in parameters.items()}
+    has_model = any(isinstance(name, str) and name in MODELS for name in names.values())
+    for parameter, value in parameters.items():
+        name = names[parameter]
         if isinstance(value, Sample):
             kept = SAMPLES_PER_MECHANISM
-        elif isinstance(value, str) and value in MODELS:
+        elif isinstance(name, str) and name in MODELS:
             kept = MODELS_PER_FAMILY
-            key.append((name, family_of(value).__name__))
-        elif not (is_model and isinstance(value, (int, tuple)) and not isinstance(value, bool)):
-            key.append((name, getattr(value, "name", None) or repr(value)))
+            key.append((parameter, family_of(name).__name__, getattr(value, "naming", None)))
+        elif not (has_model and isinstance(value, (int, tuple)) and not isinstance(value, bool)):
+            key.append((parameter, name if isinstance(name, str) else repr(value)))
     return kept, tuple(key)

@@ -27,6 +27,9 @@ from .oracle import assert_kernel_within_budget, outputs_and_gradients, run_with
 from .strategies import neighborhood_axes
 
 INSTRUCTION_SETS = loader.RUNNABLE.get(torch.backends.cpu.get_cpu_capability(), ("portable",))
+LARGER = [  # grids of more than 1,400 positions take seconds
+    pytest.param(*call, marks=pytest.mark.exhaustive) if math.prod(call[0]) > 1400 else call for call in GRIDS
+]
 CALLS = [
     pytest.param(mechanism, sample, id=f"{mechanism.name}-{sample.name}")
     for mechanism in MECHANISMS
@@ -47,7 +50,7 @@ def test_instruction_sets(mechanism, sample, name, monkeypatch):
 
 
 @needs_native
-@pytest.mark.parametrize(("grid", "heads", "head_dim", "kernel", "options"), GRIDS, ids=str)
+@pytest.mark.parametrize(("grid", "heads", "head_dim", "kernel", "options"), LARGER, ids=str)
 def test_larger_grids(grid, heads, head_dim, kernel, options):
     tensors = dict(zip(("query", "key", "value"), draw_single(3, 1, *grid, heads, head_dim), strict=True))
     tensors["bias"] = draw_single(heads, *(2 * size - 1 for size in kernel))
