@@ -1,8 +1,8 @@
 """Choose what `make test` leaves to `make test-all`: repetition over samples and models.
 
 For each combination of a test's other parameters (dtype, backend, ...), four samples of every mechanism and one model
-of every family stay in the broad selection. The others get the mark `exhaustive`. Image sizes of a model are
-repetition, too. The choice moves on from combination to combination, so that all together cover more samples and sizes.
+of every family stay in the broad selection. The others get the mark `exhaustive`. Image sizes of a model also count
+as repetition. The choice moves on from combination to combination, so that all together cover more samples and sizes.
 
 `@pytest.mark.exhaustive` leaves a test out of `make test`, and `@pytest.mark.every_parameter` keeps all its parameters.
 """
