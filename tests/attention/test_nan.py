@@ -21,9 +21,6 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 BY_NAME = {mechanism.name: mechanism for mechanism in MECHANISMS}
 POURED = (torch.nan, torch.inf, -torch.inf)
 
-# Biases that are the same for all keys cancel in the softmax. Their operators do not read them in the backward pass.
-CANCELED = {"query_bias", "key_bias", "logits_bias"}
-
 # More tokens than one unit or block has, and rows that do not fill vectors.
 LARGE = {
     "additive": [
@@ -104,7 +101,7 @@ def nan_patterns(mechanism, sample, tensors, backend, seed=None):
         seeds = [pour(one, *seed) for one in seeds]
     grads = torch.autograd.grad(outs, list(tensors.values()), seeds)
     names = (*(f"output {index}" for index in range(len(outs))), *tensors)
-    return {name: one.isnan() for name, one in zip(names, (*outs, *grads), strict=True) if name not in CANCELED}
+    return {name: one.isnan() for name, one in zip(names, (*outs, *grads), strict=True)}
 
 
 def assert_same_patterns(mechanism, sample, tensors, case, seed=None):

@@ -28,8 +28,7 @@ def forward(
     scale: float,
 ) -> None:
     """Fill `out`. The softmax cancels the biases of the scores, unless they are NaN or infinite."""
-    pairs = ((query_weight, query_bias), (key_weight, key_bias))
-    weights = [calls.parameter(weight if bias is None else weight + 0 * bias[:, None]) for weight, bias in pairs]
+    weights = _scoring(query_weight, query_bias), _scoring(key_weight, key_bias)
     problem, operands = _problem(query, scale), calls.operands(*map(_side_by_side, (query, key, out)))
     calls.call("regard_additive_forward", query.dtype, problem, operands, *weights)
 
@@ -45,17 +44,20 @@ def backward(
     key_bias: Tensor | None,
     scale: float,
 ) -> None:
-    """Fill the gradients; those of the biases are zero."""
+    """Fill the gradients; those of the biases are zero, or NaN where their head's are."""
     grad_query, grad_key, *grad_weights = grads[:4]
-    for grad_bias in grads[4:6]:
-        if grad_bias is not None:
-            grad_bias.zero_()
     tokens = [_side_by_side(tensor) for tensor in (query, key, grad_out, grad_query, grad_key)]
-    weights = map(calls.parameter, (query_weight, key_weight))
+    weights = _scoring(query_weight, query_bias), _scoring(key_weight, key_bias)
     totals = calls.sums(grad_weights)
     problem, operands = _problem(query, scale), calls.operands(*tokens)
     calls.call("regard_additive_backward", query.dtype, problem, operands, *weights, *totals)
     calls.store(totals, grad_weights)
+    for grad_weight, grad_bias in zip(grad_weights, grads[4:6], strict=True):
+        calls.fill_canceled(grad_bias, grad_weight)
+
+
+def _scoring(weight: Tensor, bias: Tensor | None) -> Tensor | None:
+    return calls.parameter(weight if bias is None else weight + 0 * bias[:, None])
 
 
 class _Problem(ctypes.Structure):

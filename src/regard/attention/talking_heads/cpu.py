@@ -29,8 +29,7 @@ def forward(
     scale: float,
 ) -> None:
     """Fill `out`. The softmax cancels the bias of the logits, unless that is NaN or infinite."""
-    if logits_bias is not None:
-        logits_mix = logits_mix + 0 * logits_bias[:, None]
+    logits_mix = _with_canceled(logits_mix, logits_bias)
     query, key, value, out = map(_tokens, (query, key, value, out))
     problem = _problem(query, value, logits_mix, scale)
     mixes = map(calls.parameter, (logits_mix, weights_mix, weights_bias))
@@ -49,10 +48,9 @@ def backward(
     weights_bias: Tensor | None,
     scale: float,
 ) -> None:
-    """Fill the gradients; that of the logits' bias is zero."""
+    """Fill the gradients; that of the logits' bias is zero, or NaN where its head's are."""
     grad_logits_mix, grad_weights_mix, grad_logits_bias, grad_weights_bias, _ = grads[3:]
-    if logits_bias is not None:
-        grad_logits_bias.zero_()
+    logits_mix = _with_canceled(logits_mix, logits_bias)
     query, key, value, grad_out, *grad_tokens = map(_tokens, (query, key, value, grad_out, *grads[:3]))
     problem = _problem(query, value, logits_mix, scale)
     operands = calls.operands(query, key, value, grad_out, *grad_tokens)
@@ -60,6 +58,11 @@ def backward(
     totals = calls.sums([grad_logits_mix, grad_weights_mix, grad_weights_bias])
     calls.call("regard_talking_heads_backward", query.dtype, problem, operands, *mixes, *totals)
     calls.store(totals, [grad_logits_mix, grad_weights_mix, grad_weights_bias])
+    calls.fill_canceled(grad_logits_bias, grad_logits_mix)
+
+
+def _with_canceled(logits_mix: Tensor, logits_bias: Tensor | None) -> Tensor:
+    return logits_mix if logits_bias is None else logits_mix + 0 * logits_bias[:, None]
 
 
 def _tokens(tensor: Tensor) -> Tensor:
