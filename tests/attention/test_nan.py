@@ -127,7 +127,7 @@ def test_inputs(name, dtype, library, monkeypatch):
     mechanism, found = BY_NAME[name], 0
     for sample in samples(mechanism, dtype):
         tensors = sample.tensors(dtype)
-        for argument in tensors.keys() - CANCELED:
+        for argument in tensors:
             for value in POURED:
                 for place in places(tensors[argument]):
                     poured = {**tensors, argument: pour(tensors[argument], place, value)}
