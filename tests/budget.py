@@ -1,4 +1,4 @@
-"""Error budgets that are computed: what rounding can do to a correct computation, and no more.
+"""Compute error budgets: the largest error that rounding explains, for any correct computation of a function.
 
 `truth` evaluates a function in float64, and again several times with simulated rounding: after every operation of
 PyTorch, forward and backward, it adds random errors of the size that the tested dtype has. The budget of a result is
@@ -104,23 +104,23 @@ def assert_definition(function, *inputs, exact, draws=DRAWS, **keywords):
 
 
 def leaves(result):
-    """The tensors of a function's result, which is one tensor or a sequence."""
+    """Return the tensors of a function's result, which is one tensor or a sequence."""
     return tuple(result) if isinstance(result, (tuple, list)) else (result,)
 
 
 def error(got, exact):
-    """The largest absolute difference from the exact values."""
+    """Return the largest absolute difference from the exact values."""
     return (got.double() - exact.double()).abs().max().item() if exact.numel() else 0.0
 
 
 def rounding(exact, dtype):
-    """One rounding of the largest exact value, or of the smallest number that the dtype can hold."""
+    """Return one rounding of the largest exact value, at least that of the smallest normal number."""
     info = torch.finfo(dtype)
     return info.eps * max(exact.abs().max().item(), info.smallest_normal) if exact.numel() else 0.0
 
 
 def widened(function, inputs, keywords):
-    """The call in float64, with inputs of no history."""
+    """Return the call in float64, with detached inputs."""
     inputs, keywords = tree_map_only(
         torch.Tensor, lambda one: one.detach().double() if is_floating(one) else one.detach(), (inputs, keywords)
     )
@@ -168,7 +168,7 @@ class Rounding(TorchDispatchMode):
         return results
 
     def uniform(self, shape=()):
-        """Random numbers of variance 1, the same on every processor."""
+        """Draw numbers of variance 1, the same on every processor."""
         drawn = torch.rand(shape, generator=self.generator, dtype=torch.float64)
         return drawn.mul_(2 * math.sqrt(3)).sub_(math.sqrt(3))
 
@@ -216,14 +216,14 @@ def of_sum(operation, args, kwargs):
 
 
 def of_average(operation, args, kwargs):
-    """Pooling and interpolation, and their gradients: weights of at most 1 that sum to 1, and at least four terms."""
+    """Model pooling, interpolation and their gradients: at least four terms, with weights of at most 1."""
     squares = operation(square(args[0]), *args[1:], **kwargs)
     terms = max(args[0].numel() / max(squares.numel(), 1), 4)
     return [(terms, squares / terms)]
 
 
 def of_scattered(operation, args, kwargs):
-    """Index and scatter additions; their number of terms is one for each element of the result."""
+    """Model index and scatter additions, whose elements have different numbers of terms."""
     if not is_floating(args[0]) or ("put" in operation.name() and not (args[3:] or [False])[0]):
         return [(0, None)]
     into, *where, source = args[:4] if "put" not in operation.name() else args[:3]
@@ -279,9 +279,10 @@ SPLIT = get_decompositions(
 
 # Operations that select, move or compare numbers; a trailing underscore is ignored.
 EXACT = """
-_to_copy _unsafe_view abs amax amin any all arange argmax argmin bernoulli broadcast_in_dim cat clamp clamp_max
-clamp_min clone constant_pad_nd convert_element_type copy detach diagonal_backward empty empty_like empty_strided
-expand eye fill flip full full_like gather index index_select is_all_true linspace masked_fill max maximum
+_to_copy _unsafe_view abs amax amin any all arange argmax argmin as_strided bernoulli broadcast_in_dim cat clamp
+clamp_max clamp_min clone col2im constant_pad_nd convert_element_type copy detach diagonal_backward empty empty_like
+empty_strided expand eye fill flip full full_like gather im2col index index_select is_all_true linspace
+masked_fill max maximum
 max_pool2d_with_indices min minimum neg new_empty new_empty_strided new_full new_ones new_zeros ones ones_like
 randn relu repeat resize roll scalar_tensor select_backward select_scatter sgn sign slice_backward slice_scatter
 sort stack threshold_backward topk tril triu unfold upsample_nearest2d where zero zeros zeros_like

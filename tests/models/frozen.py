@@ -1,4 +1,4 @@
-"""The figures and tensors of every model, as frozen in `frozen/FAMILY.json`: `python tests/models/frozen.py` writes them.
+"""The figures and tensors of every model in `frozen/FAMILY.json`, which `python tests/models/frozen.py` writes.
 
 Sources, accuracies, licenses and preprocessing were compared with the authors' pages when they were frozen. Read the
 diff before committing a new file: published weights do not load into other tensors.

@@ -9,6 +9,7 @@ import torch
 from budget import assert_definition, truth
 from golden import weights
 from regard.attention import set_backend
+from regard.layers import interpolate_position
 from regard.models import FAMILIES, MODELS, Backbone, create_model
 from regard.models._meta import on_meta
 
@@ -86,12 +87,33 @@ def logits(network, x):
     return out if isinstance(out, torch.Tensor) else out.logits
 
 
+def intermediates(network, x):
+    """The outputs of all stages of a network of regard or timm."""
+    return tuple(network.forward_intermediates(x, intermediates_only=True))
+
+
+def everything(network, x):
+    """The logits and the outputs of all stages."""
+    return (network(x), *intermediates(network, x))
+
+
 def in_double(network):
     """A copy of a network in float64, which computes the definitions of its attention."""
     network = copy.deepcopy(network).double()
     if isinstance(network, Backbone):
         set_backend(network, "reference")
     return network
+
+
+def at_size(model, height, width):
+    """A copy of a ViT or CaiT whose position embedding is already interpolated for images of another size."""
+    model = copy.deepcopy(model)
+    grid = (height // model.config.patch_size, width // model.config.patch_size)
+    prefix = getattr(model, "num_prefix_tokens", 0)
+    with torch.no_grad():
+        position = interpolate_position(model.pos_embed, model.grid, grid, num_prefix_tokens=prefix)
+    model.pos_embed, model.grid = torch.nn.Parameter(position), grid
+    return model
 
 
 def truth_of(network, x, call=logits, draws=8):
