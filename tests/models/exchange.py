@@ -1,7 +1,7 @@
-"""Other people's networks, and how weights are exchanged with them: `python tests/models/exchange.py` prints a table.
+"""Exchange of weights with the networks of timm and transformers: `python tests/models/exchange.py` prints a table.
 
-Each pair holds one of our models and the same network of timm or transformers. Theirs gets random weights that make
-every branch count; ours is loaded from its state dict, and theirs again from ours.
+Each pair is a model of regard and the same upstream network. The upstream network gets random weights that make every
+branch count, regard's model loads its state dict, and another upstream network loads regard's.
 """
 
 import sys
@@ -14,14 +14,16 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from budget import Truth, error
 from golden import weights
+from models.networks import draw, logits, truth_of
 from regard.checkpoint import export_state
 from regard.models import MODELS, create_model
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A network here and the same one elsewhere: `naming` is theirs, `build` makes it."""
+    """A model of regard and the same upstream network, which `build` returns."""
 
     name: str
     naming: str
@@ -96,44 +98,33 @@ PAIRS = [
 ]
 
 
-def draw(module: torch.nn.Module, seed: int) -> torch.nn.Module:
-    """Give a network random weights that make every branch count; its own index tables stay."""
-    drawn = weights.state(weights.describe(module.state_dict()), seed)
-    own = {name: tensor for name, tensor in module.state_dict().items() if not tensor.is_floating_point()}
-    module.load_state_dict(drawn | own)
-    return module.eval()
+def exchange(pair: Pair, seed: int = 3) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Truth]:
+    """Load an upstream network's weights into regard's, and regard's into another upstream network.
 
-
-def logits(network: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
-    with torch.no_grad():
-        out = network(x)
-    return out if isinstance(out, torch.Tensor) else out.logits
-
-
-def difference(got: torch.Tensor, expected: torch.Tensor) -> float:
-    """The largest difference, relative to the largest logit."""
-    return ((got - expected).abs().max() / expected.abs().max()).item()
-
-
-def exchange(pair: Pair) -> tuple[float, float]:
-    """Load theirs into ours, and ours into another one of theirs; return the differences of the logits."""
-    theirs = draw(pair.build(), seed=3)
+    Returns:
+        The logits of the upstream network, of regard's, and of the second upstream network, and their budget.
+    """
+    upstream = draw(pair.build(), seed)
     x = weights.image([1, 3, pair.size, pair.size], seed=4)
-    ours = create_model(pair.name, weights=theirs.state_dict(), **dict(pair.overrides)).eval()
-    forth = difference(logits(ours, x), logits(theirs, x))
-    again = draw(pair.build(), seed=5)
-    assert difference(logits(again, x), logits(theirs, x)) > 0.1, "the seeds give the same network"
+    ours = create_model(pair.name, weights=upstream.state_dict(), **dict(pair.overrides)).eval()
+    again = draw(pair.build(), seed + 2)
     again.load_state_dict(export_state(ours, pair.naming))
-    return forth, difference(logits(again, x), logits(ours, x))
+    with torch.no_grad():
+        outputs = [logits(network, x) for network in (upstream, ours, again)]
+    return *outputs, truth_of(ours, x, draws=2)
 
 
 def main() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("model", "naming", "pixels", "from theirs", "to theirs")
+    table = Table("model", "naming", "pixels", "upstream", "regard", "upstream again", "budget")
     for pair in PAIRS:
-        table.add_row(pair.name, pair.naming, str(pair.size), *(f"{value:.1e}" for value in exchange(pair)))
+        *outputs, expected = exchange(pair)
+        size = expected.exact[0].abs().max().item()
+        errors = (error(output, expected.exact[0]) / size for output in outputs)
+        figures = (f"{value:.1e}" for value in (*errors, expected.allowed[0] / size))
+        table.add_row(pair.name, pair.naming, str(pair.size), *figures)
     Console().print(table)
 
 

@@ -9,7 +9,8 @@ import torch
 from budget import assert_definition, truth
 from golden import weights
 from regard.attention import set_backend
-from regard.models import FAMILIES, MODELS, Backbone, create_model
+from regard.layers import interpolate_position
+from regard.models import FAMILIES, MODELS, Backbone, Cait, Vit, create_model
 from regard.models._meta import on_meta
 
 # a model of every family, and the fields that make it small
@@ -55,7 +56,12 @@ EVERY = [pytest.param(name, marks=() if name in FIRST else pytest.mark.exhaustiv
 
 def sizes():
     """All families and sizes, except sizes that the patches of ViT and CaiT do not fill."""
-    return [(name, size) for name in SMALL for size in SIZES if not (name.startswith(TOKENS) and size[0] % 4)]
+    return [
+        pytest.param(name, size, marks=pytest.mark.exhaustive if size == (64, 64) else ())
+        for name in SMALL
+        for size in SIZES
+        if not (name.startswith(TOKENS) and size[0] % 4)
+    ]
 
 
 def build_on_meta(name, **options):
@@ -86,6 +92,16 @@ def logits(network, x):
     return out if isinstance(out, torch.Tensor) else out.logits
 
 
+def intermediates(network, x):
+    """The outputs of all stages of a network of regard or timm."""
+    return tuple(network.forward_intermediates(x, intermediates_only=True))
+
+
+def everything(network, x):
+    """The logits and the outputs of all stages."""
+    return (network(x), *intermediates(network, x))
+
+
 def in_double(network):
     """A copy of a network in float64, which computes the definitions of its attention."""
     network = copy.deepcopy(network).double()
@@ -94,8 +110,23 @@ def in_double(network):
     return network
 
 
+def at_size(model, height, width):
+    """A copy of a ViT or CaiT whose position embedding is already interpolated for images of another size."""
+    model = copy.deepcopy(model)
+    grid = (height // model.config.patch_size, width // model.config.patch_size)
+    prefix = getattr(model, "num_prefix_tokens", 0)
+    with torch.no_grad():
+        position = interpolate_position(model.pos_embed, model.grid, grid, num_prefix_tokens=prefix)
+    model.pos_embed, model.grid = torch.nn.Parameter(position), grid
+    return model
+
+
 def truth_of(network, x, call=logits, draws=8):
-    """The outputs of a network in float64, and their budget in the dtype of `x`."""
+    """The outputs of a network in float64, and their budget in the dtype of `x`.
+
+    Position embeddings are interpolated beforehand, since a budget has no model of that operation.
+    """
+    network = at_size(network, *x.shape[2:]) if isinstance(network, Vit | Cait) else network
     with torch.no_grad():
         return truth(partial(call, in_double(network)), x, draws=draws)
 

@@ -4,15 +4,14 @@ import pytest
 import timm
 import torch
 from timm.models._manipulate import group_parameters
-from torch.utils.flop_counter import FlopCounterMode
 
-from budget import assert_definition
 from golden import weights
 from regard.checkpoint import export_state
 from regard.errors import ShapeError
 from regard.layers import interpolate_position
 from regard.models import create_model, load_weights
-from regard.models.cait import VARIANTS
+
+from .networks import assert_same, draw
 
 NAME = "cait_xxs24_224"
 SIZES = {"embed_dim": 48, "depth": 4, "num_heads": 3, "img_size": 64}
@@ -24,61 +23,41 @@ def small(**options):
 
 
 def timms(seed=3):
-    """timm's network under random weights that make every branch count."""
-    theirs = timm.create_model(NAME, num_classes=10, **SIZES)
-    theirs.load_state_dict(weights.state(weights.describe(theirs.state_dict()), seed))
-    return theirs.eval()
-
-
-def assert_equal(ours, theirs, x, call=lambda model, x: model(x)):
-    """Hold our network in float64 to theirs."""
-    with torch.no_grad():
-        single = call(ours.float(), x)
-        assert_definition(call(ours.double(), x.double()), single=single, exact=call(theirs.double(), x.double()))
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_size(name):
-    variant = VARIANTS[name]
-    with torch.device("meta"):
-        model = create_model(name).eval()
-        with FlopCounterMode(display=False) as counter:
-            model(torch.empty(1, 3, variant.image_size, variant.image_size))
-    assert sum(parameter.numel() for parameter in model.parameters()) == variant.parameters
-    assert counter.get_total_flops() / 2e9 == pytest.approx(variant.gmacs, rel=0.01)
+    """timm's network under random weights."""
+    return draw(timm.create_model(NAME, num_classes=10, **SIZES), seed)
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "training"])
 def test_equals_timm(training):
-    theirs = timms()
-    ours = small(weights=theirs.state_dict())
+    upstream = timms()
+    ours = small(weights=upstream.state_dict())
     x = weights.image([2, 3, 64, 64], seed=4)
-    assert_equal(ours.train(training), theirs.train(training), x)
+    assert_same(ours.train(training), upstream.train(training), x)
     again = timms(seed=5)
-    again.load_state_dict(export_state(ours.float(), "timm"))
+    again.load_state_dict(export_state(ours, "timm"))
     with torch.no_grad():
-        assert torch.equal(again(x), theirs.float().eval()(x))
+        assert torch.equal(again(x), upstream.eval()(x))
 
 
 @pytest.mark.parametrize("norm", [False, True], ids=["raw", "normed"])
 def test_features_equal_timm(norm):
-    theirs = timms()
-    ours = small(weights=theirs.state_dict()).eval()
-    assert [info["module"] for info in ours.feature_info] == [info["module"] for info in theirs.feature_info]
+    upstream = timms()
+    ours = small(weights=upstream.state_dict()).eval()
+    assert [info["module"] for info in ours.feature_info] == [info["module"] for info in upstream.feature_info]
 
     def features(model, x):
         tokens, images = model.forward_intermediates(x, norm=norm)
         return (tokens, *images, model.forward_head(tokens, pre_logits=True))
 
-    assert_equal(ours, theirs, weights.image([1, 3, 64, 64], seed=5), features)
+    assert_same(ours, upstream, weights.image([1, 3, 64, 64], seed=5), features)
 
 
 def test_authors_file():
     """Their files have the names of a network that several processes trained."""
-    theirs = timms()
-    ours = small(weights={"model": {f"module.{name}": tensor for name, tensor in theirs.state_dict().items()}}).eval()
-    assert_equal(ours, theirs, weights.image([1, 3, 64, 64], seed=6))
-    assert export_state(ours, "official").keys() == theirs.state_dict().keys()
+    upstream = timms()
+    ours = small(weights={"model": {f"module.{name}": tensor for name, tensor in upstream.state_dict().items()}}).eval()
+    assert_same(ours, upstream, weights.image([1, 3, 64, 64], seed=6))
+    assert export_state(ours, "official").keys() == upstream.state_dict().keys()
 
 
 def test_position_embedding_of_another_size():

@@ -56,10 +56,5 @@ def test_dynamic_batch_and_size(name):
     model, program = exported(name)
     for batch, height, width in ((1, 0, 5), (5, 7, 1)):
         x = images(step * (smallest + height), step * (smallest + width), batch=batch)
-        if name.startswith(("deit", "cait")):  # the interpolation of positions is the same operation in both
-            expected = model(x)
-            with torch.no_grad():
-                torch.testing.assert_close(program.module()(x), expected)
-        else:
-            with torch.no_grad():
-                assert_within_budget(program.module()(x), truth_of(model, x))
+        with torch.no_grad():
+            assert_within_budget(program.module()(x), truth_of(model, x))

@@ -1,8 +1,9 @@
-"""From anybody's checkpoint to a model and back: exact where the shapes agree, as the authors and timm do where not."""
+"""From any checkpoint to a model and back: exact for equal shapes, as the authors and timm resize for others."""
 
 import copy
 import re
 import warnings
+from functools import partial
 
 import pytest
 import timm
@@ -11,12 +12,13 @@ from timm.layers import resample_abs_pos_embed
 from timm.models import adapt_input_conv
 from torch.nn.functional import interpolate
 
+from budget import assert_within_budget, truth
 from regard.checkpoint import export_state
 from regard.errors import CheckpointError, OptionError, ShapeError
 from regard.models import MODELS, create_model, identify, load_weights, save_weights, variants_of
 from regard.models._families import family_of
 
-from .test_contract import SMALL, small
+from .networks import SMALL, small
 
 DISTILLED = "deit_tiny_distilled_patch16_224"
 SWIN = "swin_tiny_patch4_window7_224"
@@ -51,7 +53,7 @@ def assert_equal(model, expected):
 
 @pytest.fixture
 def published(monkeypatch, tmp_path):
-    """Answer every fetch by a file; return where to put it, and what was asked for."""
+    """Answer each download with a file; return its path and the requested sources."""
     asked = []
 
     def answer(source):
@@ -94,16 +96,20 @@ class TestNamings:
             assert name in [found for found, _ in variants_of(export_state(model, naming))]
 
     def test_variants_of_no_published_size(self):
-        with pytest.raises(CheckpointError, match="a Swin checkpoint in the authors' naming, but of no published size"):
+        with pytest.raises(
+            CheckpointError, match="a Swin checkpoint in the naming of official, but of no published size"
+        ):
             variants_of(export_state(small(SWIN), "official"))
 
     def test_swin_buffers_are_the_authors(self):
         """Computed as timm computes them from the same code."""
         options = {"embed_dim": 16, "depths": (2, 2), "num_heads": (1, 2), "img_size": 112}
-        theirs = timm.create_model(SWIN, **options)
+        upstream = timm.create_model(SWIN, **options)
         state = export_state(create_model(SWIN, **options), "official")
-        masks = {name: each for name, each in theirs.named_buffers() if name.endswith("attn_mask") and each is not None}
-        indices = {name: each for name, each in theirs.named_buffers() if name.endswith("relative_position_index")}
+        masks = {
+            name: each for name, each in upstream.named_buffers() if name.endswith("attn_mask") and each is not None
+        }
+        indices = {name: each for name, each in upstream.named_buffers() if name.endswith("relative_position_index")}
         assert set(masks) == {"layers.0.blocks.1.attn_mask", "layers.1.blocks.1.attn_mask"} and len(indices) == 4
         for name, buffer in (masks | indices).items():
             assert state[name].dtype == buffer.dtype and torch.equal(state[name], buffer), name
@@ -230,9 +236,9 @@ class TestOtherSizes:
         model = small(name, in_chans=in_chans)
         first = f"{model.first_conv}.weight"
         report = load_weights(model, trained.state_dict())
-        expected = adapt_input_conv(in_chans, trained.state_dict()[first])
+        expected = truth(partial(adapt_input_conv, in_chans), trained.state_dict()[first])
         assert report.resized == (first,)
-        torch.testing.assert_close(model.state_dict()[first], expected, rtol=1e-6, atol=1e-7)
+        assert_within_budget(model.state_dict()[first], expected)
 
     def test_channels_of_neither_number(self):
         with pytest.raises(CheckpointError, match=r"patch_embed\.proj\.0\.weight \(expected \[16, 4, 3, 3\], got"):
@@ -246,7 +252,7 @@ class TestOtherSizes:
         report = load_weights(model, export_state(trained, "timm"))
         expected = resample_abs_pos_embed(trained.pos_embed, [img_size // 4] * 2, [4, 4], num_prefix_tokens=prefix)
         assert report.resized == ("pos_embed",)
-        torch.testing.assert_close(model.pos_embed, expected, rtol=1e-6, atol=1e-6)
+        assert torch.equal(model.pos_embed, expected)  # the same operation of torch on the same layout
 
     @pytest.mark.parametrize("naming", ["official", "timm", "hf"])
     def test_swin_window(self, naming):
@@ -356,7 +362,7 @@ class TestBadInput:
         path = tmp_path / f"net.{suffix}"
         save_weights(small("nat_nano"), path)
         path.write_bytes(path.read_bytes()[:-1000])
-        with pytest.raises(CheckpointError, match=r"cannot be read as plain tensors.*fetch it again"):
+        with pytest.raises(CheckpointError, match=r"cannot be read as plain tensors.*download it again"):
             load_weights(model, path)
 
     def test_pickle_with_code(self, model, tmp_path, capsys):

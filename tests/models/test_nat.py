@@ -7,10 +7,7 @@ from regard.checkpoint import export_state
 from regard.errors import OptionError, ShapeError
 from regard.models import create_model
 
-
-def on_meta(name, **options):
-    with torch.device("meta"):
-        return create_model(name, **options)
+from .networks import build_on_meta
 
 
 @pytest.mark.parametrize(
@@ -18,7 +15,7 @@ def on_meta(name, **options):
     [("nat_mini", (1, 1, 1, 1)), ("dinat_mini", (8, 4, 2, 1)), ("dinat_large_384", (13, 6, 3, 1))],
 )
 def test_every_second_block_is_dilated(name, dilations):
-    model = on_meta(name)
+    model = build_on_meta(name)
     for level, dilation in zip(model.levels, dilations, strict=True):
         found = [block.attn.dilation for block in level.blocks]
         assert found == [(dilation, dilation) if index % 2 else (1, 1) for index in range(len(found))]
@@ -28,16 +25,16 @@ def test_every_second_block_is_dilated(name, dilations):
     ("name", "scaled"), [("nat_tiny", False), ("nat_small", True), ("dinat_small", False), ("dinat_base", True)]
 )
 def test_layer_scale(name, scaled):
-    assert ("levels.0.blocks.0.ls1.gamma" in on_meta(name).state_dict()) == scaled
+    assert ("levels.0.blocks.0.ls1.gamma" in build_on_meta(name).state_dict()) == scaled
 
 
 def test_drop_path_rises_over_all_blocks():
-    rates = [block.drop_path.rate for level in on_meta("nat_mini").levels for block in level.blocks]
+    rates = [block.drop_path.rate for level in build_on_meta("nat_mini").levels for block in level.blocks]
     assert rates == pytest.approx([0.2 * block / 17 for block in range(18)])
 
 
 def test_relative_bias_is_not_decayed():
-    model = on_meta("nat_mini")
+    model = build_on_meta("nat_mini")
     assert len(model.no_weight_decay()) == 18
     assert all(name.endswith(".attn.rpb") for name in model.no_weight_decay())
 
@@ -57,7 +54,7 @@ def test_heads_must_divide_channels():
 
 @pytest.mark.parametrize("value", [32.0, True, "x", None], ids=str)
 @pytest.mark.parametrize("field", ["embed_dim", "kernel_size"])
-def test_fields_that_are_no_whole_numbers(field, value):
+def test_fields_that_are_not_whole_numbers(field, value):
     with pytest.raises(OptionError, match=f"{field} must be a whole number, got {value!r}"):
         create_model("nat_nano", **{field: value})
 
@@ -73,8 +70,8 @@ def test_unknown_word_for_small_grids():
         create_model("nat_nano", small_grid="pda")
 
 
-def test_names_of_others():
-    """Written out from their code: names, the order of queries, keys and values, and rows of the layer scales."""
+def test_upstream_names():
+    """Names, the order of query, key and value, and the rows of the layer scales, as in the upstream code."""
     model = create_model("nat_small", depths=(1, 1), num_heads=(3, 6), dilations=(1, 1))
     official, hf = export_state(model, "official"), export_state(model, "hf")
     assert {

@@ -4,39 +4,31 @@ import pytest
 import timm
 import torch
 
-from budget import assert_definition
 from golden import weights
 from regard.checkpoint import detect_namings
 from regard.errors import OptionError, ShapeError
 from regard.models import create_model, load_weights
 from regard.models.swiftformer.model import ConvBlock
 
+from .networks import assert_same, draw, intermediates
+
 
 @pytest.fixture
 def pair():
-    """timm's network under random weights that make every branch count, and ours, loaded from its state dict."""
-    theirs = timm.create_model("swiftformer_xs")
-    theirs.load_state_dict(weights.state(weights.describe(theirs.state_dict()), seed=3))
-    return theirs, create_model("swiftformer_xs", weights=theirs.state_dict())
+    """timm's network under random weights, and regard's, loaded from its state dict."""
+    upstream = draw(timm.create_model("swiftformer_xs"), seed=3)
+    return upstream, create_model("swiftformer_xs", weights=upstream.state_dict())
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "training"])
 def test_equals_timm(pair, training):
-    theirs, ours = (model.train(training) for model in pair)
-    x = weights.image([2, 3, 96, 64], seed=4)
-    with torch.no_grad():
-        single = ours.float()(x)
-        assert_definition(ours.double()(x.double()), single=single, exact=theirs.double()(x.double()))
+    upstream, ours = (model.train(training) for model in pair)
+    assert_same(ours, upstream, weights.image([2, 3, 96, 64], seed=4))
 
 
 def test_features_equal_timm(pair):
-    theirs, ours = (model.eval().double() for model in pair)
-    x = weights.image([1, 3, 64, 64], seed=5)
-    with torch.no_grad():
-        expected = theirs.forward_intermediates(x.double(), intermediates_only=True)
-        single = tuple(ours.float().forward_intermediates(x, intermediates_only=True))
-        got = tuple(ours.double().forward_intermediates(x.double(), intermediates_only=True))
-    assert_definition(got, single=single, exact=tuple(expected))
+    upstream, ours = (model.eval() for model in pair)
+    assert_same(ours, upstream, weights.image([1, 3, 64, 64], seed=5), intermediates)
 
 
 @pytest.mark.parametrize(("name", "count"), [("xs", 316), ("s", 376), ("l1", 388), ("l3", 436)])
@@ -57,8 +49,8 @@ def test_authors_names(name, count):
         "dist_head.bias",
         "norm.running_var",
     } <= names
-    assert detect_namings(dict.fromkeys(names), model).name == "official"
-    assert detect_namings(dict.fromkeys(model.state_dict()), model).name == "regard"
+    assert detect_namings(dict.fromkeys(names), model)[0].name == "official"
+    assert detect_namings(dict.fromkeys(model.state_dict()), model)[0].name == "regard"
 
 
 def nano(**options):

@@ -7,14 +7,15 @@ import transformers
 from timm.models._manipulate import group_parameters
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from budget import assert_definition, assert_within_budget
+from budget import assert_within_budget
 from golden import weights
 from regard.checkpoint import export_state
 from regard.errors import CheckpointError, OptionError, ShapeError
 from regard.models import create_model, load_weights, save_weights
 from regard.models.vit import VARIANTS
+
+from .networks import assert_same, draw, truth_of
 
 PLAIN, DISTILLED = "deit_tiny_patch16_224", "deit_tiny_distilled_patch16_224"
 SIZES = {"embed_dim": 48, "depth": 3, "num_heads": 3, "img_size": 64}
@@ -36,79 +37,57 @@ def small(name=PLAIN, **options):
     return create_model(name, **{"num_classes": 10, "drop_path_rate": 0.0} | SIZES | options)
 
 
-def drawn(theirs, seed=3):
-    theirs.load_state_dict(weights.state(weights.describe(theirs.state_dict()), seed))
-    return theirs.eval()
-
-
 def timms(name, seed=3, **options):
-    """timm's network under random weights that make every branch count."""
-    return drawn(timm.create_model(name, **{"num_classes": 10} | SIZES | options), seed)
-
-
-def assert_equal(ours, theirs, x, call=lambda model, x: model(x)):
-    """Hold our network in float64 to theirs."""
-    with torch.no_grad():
-        single = call(ours.float(), x)
-        assert_definition(call(ours.double(), x.double()), single=single, exact=call(theirs.double(), x.double()))
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_size(name):
-    variant = VARIANTS[name]
-    with torch.device("meta"):
-        model = create_model(name).eval()
-        with FlopCounterMode(display=False) as counter:
-            model(torch.empty(1, 3, variant.image_size, variant.image_size))
-    assert sum(parameter.numel() for parameter in model.parameters()) == variant.parameters
-    assert counter.get_total_flops() / 2e9 == pytest.approx(variant.gmacs, rel=0.01)
+    """timm's network under random weights."""
+    return draw(timm.create_model(name, **{"num_classes": 10} | SIZES | options), seed)
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "training"])
 @both
 def test_equals_timm(name, training):
-    theirs = timms(name)
-    ours = small(name, weights=theirs.state_dict())
+    upstream = timms(name)
+    ours = small(name, weights=upstream.state_dict())
     x = weights.image([2, 3, 64, 64], seed=4)
-    assert_equal(ours.train(training), theirs.train(training), x)
+    assert_same(ours.train(training), upstream.train(training), x)
     again = timms(name, seed=5)
-    again.load_state_dict(export_state(ours.float(), "timm"))
+    again.load_state_dict(export_state(ours, "timm"))
     with torch.no_grad():
-        assert torch.equal(again(x), theirs.float().eval()(x))
+        assert torch.equal(again(x), upstream.eval()(x))
 
 
 @pytest.mark.parametrize("norm", [False, True], ids=["raw", "normed"])
 @both
 def test_features_equal_timm(name, norm):
-    theirs = timms(name)
-    ours = small(name, weights=theirs.state_dict()).eval()
-    assert [info["module"] for info in ours.feature_info] == [info["module"] for info in theirs.feature_info]
+    upstream = timms(name)
+    ours = small(name, weights=upstream.state_dict()).eval()
+    assert [info["module"] for info in ours.feature_info] == [info["module"] for info in upstream.feature_info]
 
     def features(model, x):
         tokens, images = model.forward_intermediates(x, norm=norm)
         return (tokens, *images, model.forward_head(tokens, pre_logits=True))
 
-    assert_equal(ours, theirs, weights.image([1, 3, 64, 64], seed=5), features)
+    assert_same(ours, upstream, weights.image([1, 3, 64, 64], seed=5), features)
 
 
 @both
 def test_other_images_equal_timm(name):
-    theirs = timms(name, dynamic_img_size=True)
-    ours = small(name, weights=theirs.state_dict()).eval()
+    upstream = timms(name, dynamic_img_size=True)
+    ours = small(name, weights=upstream.state_dict()).eval()
     x = weights.image([1, 3, 96, 48], seed=6)
-    with torch.no_grad():  # timm interpolates in float32 even where the model is float64
-        expected, plain = theirs(x), ours(x)
-        assert_within_budget(expected, plain=plain, exact=ours.double()(x.double()))
+    expected = truth_of(ours, x)
+    with torch.no_grad():
+        assert_within_budget(upstream(x), expected)
+        assert_within_budget(ours(x), expected)
 
 
 @both
 def test_position_embedding_of_another_size(name):
     state = timms(name).state_dict()
-    theirs = timm.create_model(name, num_classes=10, **SIZES | {"img_size": 96}).eval()
-    theirs.load_state_dict(checkpoint_filter_fn(dict(state), theirs))
+    upstream = timm.create_model(name, num_classes=10, **SIZES | {"img_size": 96}).eval()
+    upstream.load_state_dict(checkpoint_filter_fn(dict(state), upstream))
     ours = small(name, img_size=96).eval()
     assert load_weights(ours, state).resized == ("pos_embed",)
-    assert_equal(ours, theirs, weights.image([1, 3, 96, 96], seed=6))
+    assert_same(ours, upstream, weights.image([1, 3, 96, 96], seed=6))
 
 
 @pytest.mark.parametrize("tokens", [1, 12], ids=["none", "no_square"])
@@ -124,21 +103,21 @@ def test_position_embedding_of_no_square_grid(tokens):
     ids=["vit", "plain", "distilled"],
 )
 def test_equals_transformers(name, kind, tmp_path):
-    """In memory and through a folder that transformers reads, whose files have other names."""
+    """In memory, and through a folder that transformers reads, whose files have other names."""
     network = getattr(transformers, f"{kind}ForImageClassification{'WithTeacher' if kind == 'DeiT' else ''}")
     config = getattr(transformers, f"{kind}Config")(**HF_SIZES)
-    theirs = drawn(network(config))
-    ours = small(name, weights=theirs.state_dict()).eval()
+    upstream = draw(network(config), seed=3)
+    ours = small(name, weights=upstream.state_dict()).eval()
     x = weights.image([2, 3, 64, 64], seed=7)
-    assert_equal(ours, theirs, x, lambda model, x: model(x) if model is ours else model(x).logits)
-    save_weights(ours.float(), tmp_path / "model.safetensors", naming="hf")
+    assert_same(ours, upstream, x)
+    save_weights(ours, tmp_path / "model.safetensors", naming="hf")
     config.save_pretrained(tmp_path)
     again, info = network.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info.values())
     assert export_state(ours, "hf5").keys() == again.state_dict().keys()
     reread = small(name, weights=tmp_path / "model.safetensors").eval()
     with torch.no_grad():
-        assert torch.equal(again.eval()(x).logits, theirs.float()(x).logits)
+        assert torch.equal(again.eval()(x).logits, upstream(x).logits)
         assert torch.equal(reread(x), ours(x))
 
 
@@ -194,10 +173,10 @@ def test_new_classifiers():
 
 @both
 def test_groups_equal_timm(name):
-    theirs, ours = timms(name), small(name)
-    got, expected = (group_parameters(model, model.group_matcher()) for model in (ours, theirs))
+    upstream, ours = timms(name), small(name)
+    got, expected = (group_parameters(model, model.group_matcher()) for model in (ours, upstream))
     assert {key: set(names) for key, names in got.items()} == {key: set(names) for key, names in expected.items()}
-    assert ours.no_weight_decay() == theirs.no_weight_decay() & {key for key, _ in ours.named_parameters()}
+    assert ours.no_weight_decay() == upstream.no_weight_decay() & {key for key, _ in ours.named_parameters()}
 
 
 @both
