@@ -1,4 +1,4 @@
-"""Published files are fetched once, resumed, verified, and a failure says what to fetch by hand. No network."""
+"""Published files are fetched once, resumed, verified, and a failure says what to download by hand. No network."""
 
 import hashlib
 import sys
@@ -153,7 +153,7 @@ def test_resumed_files_are_verified_whole(server):
 
 def test_no_such_file(server, tmp_path):
     url = server.url("missing.pth")
-    with pytest.raises(CheckpointError, match=rf"{url} cannot be fetched \(HTTP 404\); .* fetch it by hand"):
+    with pytest.raises(CheckpointError, match=rf"{url} cannot be downloaded \(HTTP 404\); .* download it by hand"):
         get(url)
     assert files(tmp_path) == []
 
@@ -162,7 +162,7 @@ def test_no_connection(server, tmp_path):
     url = server.url("net.pth")
     server.shutdown()
     server.server_close()
-    with pytest.raises(CheckpointError, match=f"{url} cannot be fetched .*refused"):
+    with pytest.raises(CheckpointError, match=f"{url} cannot be downloaded .*refused"):
         get(url)
 
 
@@ -176,7 +176,7 @@ def test_a_file_of_the_hub_folder_is_used_offline(server):
 def test_no_place_to_write(server, tmp_path):
     torch.hub.set_dir(tmp_path / "file")
     (tmp_path / "file").touch()
-    with pytest.raises(CheckpointError, match="cannot be fetched"):
+    with pytest.raises(CheckpointError, match="cannot be downloaded"):
         get(server.url("net.pth"))
 
 
@@ -240,7 +240,9 @@ def test_from_the_hub_with_a_pickle_only(monkeypatch, tmp_path):
 
 def test_the_hub_has_no_weights(monkeypatch):
     hub(monkeypatch, Absent(), Absent())
-    with pytest.raises(CheckpointError, match=r"owner/net has none of model\.safetensors, pytorch_model\.bin"):
+    with pytest.raises(
+        CheckpointError, match=r"owner/net on the hub has none of model\.safetensors, pytorch_model\.bin"
+    ):
         fetch("hf://owner/net")
 
 
