@@ -80,7 +80,7 @@ def test_any_options_and_strides(data):
         tensors["bias"] = torch.randn(heads, *(2 * size - 1 for size in kernel), generator=generator)
     options = {"kernel_size": kernel, "dilation": dilation, "stride": stride, "is_causal": causal}
     tensors = {name: tensor.double() for name, tensor in tensors.items()}
-    assert not neighborhood.unsupported_reasons(**tensors, **options)
+    assert not neighborhood.MECHANISM.unsupported_reasons(**tensors, **options)
     function = outputs_and_gradients(neighborhood_attention, **options)
     exact = outputs_and_gradients(neighborhood_attention, **options, backend="reference")(**tensors)
     assert_definition(function, **tensors, exact=exact, draws=2)
