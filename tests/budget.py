@@ -279,11 +279,11 @@ SPLIT = get_decompositions(
 
 # Operations that select, move or compare numbers; a trailing underscore is ignored.
 EXACT = """
-_to_copy _unsafe_view abs amax amin any all arange argmax argmin as_strided bernoulli broadcast_in_dim cat clamp
+_to_copy _unsafe_view abs all amax amin any arange argmax argmin as_strided bernoulli broadcast_in_dim cat clamp
 clamp_max clamp_min clone col2im constant_pad_nd convert_element_type copy detach diagonal_backward empty empty_like
 empty_strided expand eye fill flip full full_like gather im2col index index_select is_all_true linspace masked_fill
-max maximum max_pool2d_with_indices min minimum neg new_empty new_empty_strided new_full new_ones new_zeros ones
-ones_like randn reflection_pad2d relu repeat resize roll scalar_tensor select_backward select_scatter sgn sign
+max max_pool2d_with_indices maximum min minimum neg new_empty new_empty_strided new_full new_ones new_zeros ones
+ones_like randn reflection_pad2d relu repeat resize roll scalar_tensor select_backward select_scatter set sgn sign
 slice_backward slice_scatter sort stack threshold_backward topk tril triu unfold upsample_nearest2d where zero zeros
 zeros_like
 """
