@@ -46,6 +46,7 @@ MECHANISMS: tuple[Mechanism, ...] = (
     efficient_additive.MECHANISM,
     separable.MECHANISM,
 )
+"""All mechanisms, in the order of the docs."""
 
 
 def decompositions() -> dict[torch._ops.OpOverload, Callable[..., Any]]:

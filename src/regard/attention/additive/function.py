@@ -21,7 +21,7 @@ def additive_attention(
     scale: float | None = None,
     backend: Backend = None,
 ) -> Tensor:
-    r"""Multiply every query with a global key, which has been pooled from the keys under a global query.
+    r"""Multiply every query by a global key, which is pooled from the keys with the help of a global query.
 
     $$ \alpha = \mathrm{softmax}_n(s\,(W_q q_n + b_q)), \quad g_q = \sum_n \alpha_n q_n, \quad p_n = k_n \odot g_q $$
     $$ \beta = \mathrm{softmax}_n(s\,(W_k p_n + b_k)), \quad g_k = \sum_n \beta_n p_n, \quad u_n = q_n \odot g_k $$
@@ -34,10 +34,11 @@ def additive_attention(
         key: `[B, *grid, nh, hd]`.
         query_weight: `[nh, nh * hd]`, scores the queries.
         key_weight: `[nh, nh * hd]`, scores the products of key and global query.
-        query_bias: `[nh]`. One constant for all tokens: the softmax cancels it. Published weights have it.
-        key_bias: `[nh]`, likewise.
+        query_bias: `[nh]`. The same for all tokens, so the softmax cancels it; published weights contain it.
+        key_bias: `[nh]`; the softmax cancels it too.
         scale: factor on the scores, bias included, hd ** -0.5 if None.
-        backend: None uses the fused kernel if it supports the call, else the reference; "fused" and "reference" insist.
+        backend: None uses the fused kernel if it supports the call, else the reference. "fused" raises an error if it
+            does not, and "reference" never uses the kernel.
 
     Returns:
         `[B, *grid, nh, hd]`, u of the formula. `AdditiveAttention` projects it and adds the query.
@@ -45,7 +46,7 @@ def additive_attention(
     Raises:
         ShapeError: sizes that do not fit together.
         TypeError: integer tensors, mixed dtypes or devices.
-        UnsupportedError: `backend="fused"` and no fused kernel serves the call.
+        UnsupportedError: `backend="fused"` and no fused kernel supports the call.
 
     Cost:
         B * N * C * (4 * nh + 6) FLOPs for N tokens of C = nh * hd channels. Reads 2 * B * N * C elements and writes

@@ -20,7 +20,7 @@ def efficient_additive_attention(
     scale: float | None = None,
     backend: Backend = None,
 ) -> tuple[Tensor, Tensor]:
-    r"""Multiply every unit key with one query, pooled from the unit queries of all tokens.
+    r"""Multiply every unit key by one query, pooled from the unit queries of all tokens.
 
     $$ \hat q_n = q_n / \|q_n\|, \quad \hat k_n = k_n / \|k_n\|, \quad a_n = s\, \hat q_n \cdot w $$
     $$ A = \mathrm{norm}_n(a), \quad G = \sum_n A_n \hat q_n, \quad y_n = G \odot \hat k_n $$
@@ -29,8 +29,8 @@ def efficient_additive_attention(
     generations with the same parameters; which `token_norm` belongs to a checkpoint cannot be read off its tensors.
 
     Args:
-        query: `[B, *grid, C]`, the projection as it is, not yet of unit length; may be a strided view.
-        key: `[B, *grid, C]`, likewise.
+        query: `[B, *grid, C]`, projected but not normalized; may be a strided view.
+        key: `[B, *grid, C]`, also not normalized.
         weight: `[C]`, the authors' `w_g`.
         token_norm: how the scores are normalized over the tokens. "l2": signed weights with squares summing to 1, as
             in the authors' code and weights since July 2023 and in timm. "ones": every weight is 1 and `weight` gets
@@ -38,7 +38,8 @@ def efficient_additive_attention(
             paper's text; no published weights use it.
         scale: factor on the scores, C ** -0.5 if None. "l2" and "ones" cancel it, but for a scale of 0: then all
             weights of "l2" are 0.
-        backend: None uses the fused kernel if it supports the call, else the reference; "fused" and "reference" insist.
+        backend: None uses the fused kernel if it supports the call, else the reference. "fused" raises an error if it
+            does not, and "reference" never uses the kernel.
 
     Returns:
         The context on the unit keys, `[B, *grid, C]`, and the unit queries, `[B, *grid, C]`, which
@@ -48,7 +49,7 @@ def efficient_additive_attention(
         ShapeError: sizes that do not fit together.
         OptionError: an unknown `token_norm`.
         TypeError: integer tensors, mixed dtypes or devices.
-        UnsupportedError: `backend="fused"` and no fused kernel serves the call.
+        UnsupportedError: `backend="fused"` and no fused kernel supports the call.
 
     Cost:
         11 * B * N * C FLOPs for N tokens. Reads 2 * B * N * C elements and writes as many, which is what the fused

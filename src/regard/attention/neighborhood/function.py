@@ -34,26 +34,27 @@ def neighborhood_attention(
 
     $$ y_i = \sum_{j \in \mathcal{N}(i)} \mathrm{softmax}_j(s\, q_i \cdot k_j + b_{j - i})\, v_j $$
 
-    A window that would leave the grid is shifted inwards: every query has exactly K = prod(kernel_size) keys, and
-    nothing is masked. Only a causal axis masks: there a query sees keys at or before it, at most `kernel_size` of them.
+    A window that would leave the grid is shifted inward, so every query has exactly K = prod(kernel_size) keys and
+    nothing is masked. Only a causal axis masks: there, a query sees keys at or before it, at most `kernel_size`.
 
     Args:
         query: `[B, *grid, nh, hd]`, a grid of one, two or three axes; may be a strided view.
         key: `[B, *grid, nh, hd]`.
         value: `[B, *grid, nh, hd_v]`.
         kernel_size: keys per axis, odd or even; an even one reaches one further to the left.
-        dilation: distance between neighboring keys. Positions with equal remainders form a group of their own, and
-            the groups may have unequal lengths.
-        stride: runs of this many members of a group share the window of their leader, at most `kernel_size`.
+        dilation: distance between neighboring keys. Positions with equal remainders form a group, and groups may
+            differ in length.
+        stride: this many consecutive queries of a group share one window, at most `kernel_size`.
         is_causal: whether keys after the query are hidden, per axis.
         bias: relative table `[nh, 2 * k - 1, ...]`, one axis per grid axis, indexed by key minus query (in units of
             dilation) plus k - 1. Added to the scaled logits.
         scale: factor on the dot products, hd ** -0.5 if None.
         dropout_p: probability of dropping an attention weight.
-        small_grid: what to do where kernel_size * dilation exceeds the grid: raise, or append zeros to query, key and
-            value on the right and at the bottom, unmasked. `NeighborhoodAttention2d` pads before its projection
+        small_grid: what to do if kernel_size * dilation exceeds the grid: raise an error, or append zeros to query, key
+            and value on the right and at the bottom, unmasked. `NeighborhoodAttention2d` pads before its projection
             instead, as the published NAT checkpoints expect.
-        backend: None uses the fused kernel if it supports the call, else the reference; "fused" and "reference" insist.
+        backend: None uses the fused kernel if it supports the call, else the reference. "fused" raises an error if it
+            does not, and "reference" never uses the kernel.
 
     Returns:
         `[B, *grid, nh, hd_v]`.
@@ -61,16 +62,16 @@ def neighborhood_attention(
     Raises:
         ShapeError: sizes that do not fit together, or a grid smaller than the window.
         TypeError: integer tensors, mixed dtypes or devices.
-        UnsupportedError: `backend="fused"` and no fused kernel serves the call.
+        UnsupportedError: `backend="fused"` and no fused kernel supports the call.
 
     Cost:
-        2 * B * nh * N * K * (hd + hd_v) FLOPs for N grid positions. The reference holds gathered keys and values of
-        B * nh * N * K * (hd + hd_v) elements. The fused kernel holds a cache's worth of rows per thread, and
-        for the backward pass B * nh * N log-sum-exps, and twice as many numbers while that runs.
+        2 * B * nh * N * K * (hd + hd_v) FLOPs for N grid positions. The reference stores gathered keys and values of
+        B * nh * N * K * (hd + hd_v) elements. The fused kernel needs memory for some rows of keys per thread, saves
+        B * nh * N log-sum-exps for the backward pass, and allocates twice as many numbers during it.
 
     Precision:
-        The reference computes in the inputs' dtype; the fused kernel in float32 for 16-bit inputs. NaNs and infinities
-        may also reach the kernel's results for neighbors of the queries that see them.
+        The reference computes in the inputs' dtype; the fused kernel in float32 for 16-bit inputs. In the kernel,
+        NaNs and infinities may also reach the results of queries next to those that see them.
 
     Source:
         NAT (arXiv 2204.07143, eq. 1-3), DiNAT (2209.15001), causal FNA (2403.04690), stride: GNA (2504.16922); windows
@@ -147,7 +148,7 @@ def neighborhood_bias_index(
     stride: int | Sequence[int] = 1,
     is_causal: bool | Sequence[bool] = False,
 ) -> Tensor:
-    """Index a flattened relative bias table for every query and neighbor.
+    """Return the index into a flattened relative bias table for every query and neighbor.
 
     `table.flatten(1)[:, index]` is the bias of `neighborhood_attention`, `[nh, *grid, K]`. The index grows with key
     minus query: near the upper border, where all keys lie below the query, it is large. Widely copied code has it the

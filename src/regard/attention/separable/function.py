@@ -21,7 +21,7 @@ def separable_attention(
     dropout_p: float = 0.0,
     backend: Backend = None,
 ) -> Tensor:
-    r"""Multiply every rectified value with one key, pooled over the patches.
+    r"""Multiply every rectified value by one key, pooled over the patches.
 
     $$ s = \mathrm{softmax}_n(q), \quad c = \sum_n s_n k_n, \quad y_n = \mathrm{relu}(v_n) \odot c $$
 
@@ -37,7 +37,8 @@ def separable_attention(
         patch_size: positions of a patch per axis; divides both grids. MobileViTv2 uses 2 on an image. On a tensor that
             is unfolded already, `[B, P, N, C]` with P positions and N patches, it is (P, 1); 1 would mix the positions.
         dropout_p: probability of dropping an attention weight.
-        backend: None uses the fused kernel if it supports the call, else the reference; "fused" and "reference" insist.
+        backend: None uses the fused kernel if it supports the call, else the reference. "fused" raises an error if it
+            does not, and "reference" never uses the kernel.
 
     Returns:
         `[B, *grid_v, C]`.
@@ -45,7 +46,7 @@ def separable_attention(
     Raises:
         ShapeError: sizes that do not fit together, or a grid that patch_size does not divide.
         TypeError: integer tensors, mixed dtypes or devices.
-        UnsupportedError: `backend="fused"` and no fused kernel serves the call.
+        UnsupportedError: `backend="fused"` and no fused kernel supports the call.
 
     Cost:
         2 * B * (M + N) * C FLOPs for M keys and N values. Reads B * (M + N) * C elements and writes B * N * C. The

@@ -32,15 +32,15 @@ def softmax_attention(
         query: `[B, *grid, nh, hd]`, a grid of one, two or three axes, N positions; may be a strided view.
         key: `[B, *grid, nh, hd]`, M positions; the grid may differ from query's, also in its number of axes.
         value: `[B, *grid, nh, hd_v]`, on key's grid.
-        bias: added to the scaled logits; `[B, nh, N, M]` or what broadcasts to it from `[N, M]` on, N and M in
-            row-major order. -inf hides a key; every query needs one that it sees.
-        relative_key: a's table, `[axes, 2 * k + 1, hd]`: row clip(key - query, -k, k) + k of every grid axis. Query and
-            key need the same grid.
-        relative_value: c's table, `[axes, 2 * k + 1, hd_v]`; its k may be another one.
+        bias: added to the scaled logits. `[B, nh, N, M]`, or `[N, M]` and more axes that broadcast to it, with N and M
+            in row-major order. -inf hides a key; at least one key must stay visible to every query.
+        relative_key: the table of a, `[axes, 2 * k + 1, hd]`, read at row clip(key - query, -k, k) + k of every grid
+            axis. Query and key need the same grid.
+        relative_value: the table of c, `[axes, 2 * k + 1, hd_v]`; its k may differ.
         scale: factor on the dot products, hd ** -0.5 if None.
         dropout_p: probability of dropping an attention weight.
-        backend: None takes PyTorch's `scaled_dot_product_attention` where it can serve, else the reference; "fused" or
-            "reference" insist.
+        backend: None uses PyTorch's `scaled_dot_product_attention` if it supports the call, else the reference. "fused"
+            raises an error if it does not, and "reference" never uses it.
 
     Returns:
         `[B, *grid, nh, hd_v]` on query's grid.
@@ -51,7 +51,7 @@ def softmax_attention(
         UnsupportedError: `backend="fused"` with relative vectors.
 
     Cost:
-        2 * B * nh * N * M * (hd + hd_v) FLOPs. The reference holds B * nh * N * M weights; a relative table adds
+        2 * B * nh * N * M * (hd + hd_v) FLOPs. The reference stores B * nh * N * M weights; a relative table adds
         2 * B * nh * N * (2 * k + 1) * hd FLOPs per axis and no tensor of size N * N * hd.
 
     Precision:

@@ -34,14 +34,15 @@ def talking_heads_attention(
         query: `[B, *grid, h_k, hd]`, a grid of one, two or three axes, N positions; may be a strided view.
         key: `[B, *grid, h_k, hd]`, M positions; the grid may differ from query's.
         value: `[B, *grid, h_v, hd_v]`, on key's grid.
-        logits_mix: P_l, `[h, h_k]`: row by softmax head, as `nn.Linear` keeps it.
+        logits_mix: P_l, `[h, h_k]`, laid out like the weight of an `nn.Linear`.
         weights_mix: P_w, `[h_v, h]`.
-        logits_bias: b_l, `[h]`. It is the same for all keys of a head, so the softmax cancels it; it has no effect and
-            no gradient, and is here because the published checkpoints hold one.
+        logits_bias: b_l, `[h]`. The same for all keys of a head, so the softmax cancels it; published checkpoints
+            contain it. Its gradient is 0 from the kernel and rounding error from the reference.
         weights_bias: b_w, `[h_v]`: adds b times the sum of all values.
         scale: factor on the dot products, hd ** -0.5 if None.
         dropout_p: probability of dropping a mixed weight.
-        backend: None uses the fused kernel if it supports the call, else the reference; "fused" and "reference" insist.
+        backend: None uses the fused kernel if it supports the call, else the reference. "fused" raises an error if it
+            does not, and "reference" never uses the kernel.
 
     Returns:
         `[B, *grid, h_v, hd_v]` on query's grid.
@@ -49,12 +50,12 @@ def talking_heads_attention(
     Raises:
         ShapeError: sizes that do not fit together.
         TypeError: integer tensors, mixed dtypes or devices.
-        UnsupportedError: `backend="fused"` and no fused kernel serves the call.
+        UnsupportedError: `backend="fused"` and no fused kernel supports the call.
 
     Cost:
-        2 * B * N * M * (h_k * hd + h * (h_k + h_v) + h_v * hd_v) FLOPs. The reference holds B * N * M elements for each
-        of the h_k, h and h_v heads; the fused kernel those of a few queries per thread, and keys and values of
-        one batch entry a second time.
+        2 * B * N * M * (h_k * hd + h * (h_k + h_v) + h_v * hd_v) FLOPs. The reference stores B * N * M elements for
+        each of the h_k, h and h_v heads; the fused kernel those of a few queries per thread, and a second copy of the
+        keys and values of one batch entry.
 
     Precision:
         The reference computes in the inputs' dtype; the fused kernel in float32 for 16-bit inputs.
@@ -99,8 +100,8 @@ def talking_heads_weights(
     """Return the weights that `talking_heads_attention` applies to the values, for the same arguments.
 
     Returns:
-        `[B, h_v, N, M]`, after the second mix, positions in row-major order of their grids. A mix of softmax rows is no
-        softmax row: rows need not sum to 1, and weights may be negative.
+        `[B, h_v, N, M]`, after the second mix, positions in row-major order of their grids. A mix of softmax rows is
+        not itself a softmax row: rows need not sum to 1, and weights may be negative.
 
     Example:
         >>> import torch

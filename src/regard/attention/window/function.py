@@ -34,8 +34,8 @@ def window_attention(
     $$ y_i = \sum_{j \in \mathcal{W}(i)} \mathrm{softmax}_j(s\, q_i \cdot k_j + b_{j - i})\, v_j $$
 
     Windows tile the grid from its first position, or from `shift_size` on, where the tiles that the borders cut are
-    windows of their own. A grid that is no multiple of the window first gets zeros appended on the right and at the
-    bottom: they are keys like any other, unmasked, and are cropped from the output.
+    windows of their own. A grid that is not a multiple of the window is first padded with zeros on the right and at
+    the bottom: they are keys like any other, unmasked, and are cropped from the output.
 
     Args:
         query: `[B, *grid, nh, hd]`, a grid of one, two or three axes; may be a strided view.
@@ -47,8 +47,9 @@ def window_attention(
             Added to the scaled logits. Swin's own table is the mirror image, query minus key.
         scale: factor on the dot products, hd ** -0.5 if None.
         dropout_p: probability of dropping an attention weight.
-        small_grid: what to do where the grid is smaller than the window: raise, or append zeros as above.
-        backend: None uses the fused kernel if it supports the call, else the reference; "fused" and "reference" insist.
+        small_grid: what to do if the grid is smaller than the window: raise an error, or pad with zeros as above.
+        backend: None uses the fused kernel if it supports the call, else the reference. "fused" raises an error if it
+            does not, and "reference" never uses the kernel.
 
     Returns:
         `[B, *grid, nh, hd_v]`.
@@ -56,10 +57,10 @@ def window_attention(
     Raises:
         ShapeError: sizes that do not fit together, or a grid smaller than the window.
         TypeError: integer tensors, mixed dtypes or devices.
-        UnsupportedError: `backend="fused"` and no fused kernel serves the call.
+        UnsupportedError: `backend="fused"` and no fused kernel supports the call.
 
     Cost:
-        2 * B * nh * N * T * (hd + hd_v) FLOPs for N padded grid positions and windows of T tokens. The reference holds
+        2 * B * nh * N * T * (hd + hd_v) FLOPs for N padded grid positions and windows of T tokens. The reference stores
         B * nh * N * T weights, the fused kernel those of one window and head per thread.
 
     Precision:
@@ -122,7 +123,7 @@ def window_weights(
 
 
 def window_bias_index(window_size: Sequence[int]) -> Tensor:
-    """Index a flattened relative bias table for every query and key of a window.
+    """Return the index into a flattened relative bias table for every query and key of a window.
 
     `table.flatten(1)[:, index]` is the bias of `window_attention`, `[nh, T, T]`. The index grows with key minus query;
     it is the transpose of Swin's `relative_position_index`, which grows with query minus key.
