@@ -7,6 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 from regard.attention import MECHANISMS
@@ -20,6 +21,12 @@ settings.load_profile("regard")
 if lowered := os.environ.get("ATEN_CPU_CAPABILITY"):
     folder = Path(tempfile.gettempdir()) / f"regard_inductor_{os.getuid()}_{lowered}"
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+
+# Workers share the processor. Threads of several OpenMP programs on the same cores wait for one another.
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    threads = max(1, (os.cpu_count() or 1) // int(workers))
+    torch.set_num_threads(threads)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # for programs that a test starts
 
 CONTRACT = re.compile(r"attention/test_contract\.py::(?:\w+::)?test_(\w+)\[(?:torch\.)?(\w+?)[-\]]")
 
