@@ -1,6 +1,6 @@
 """Choose what `make test` leaves to `make test-all`: repetition over samples and models.
 
-For each combination of a test's other parameters (dtype, backend, ...), four samples of every mechanism and one model
+For each combination of a test's other parameters (dtype, backend, ...), two samples of every mechanism and one model
 of every family stay in the broad selection. The others get the mark `exhaustive`. Image sizes of a model also count
 as repetition. The choice moves on from combination to combination, so that all together cover more samples and sizes.
 
@@ -15,7 +15,7 @@ from regard.attention import Sample
 from regard.models import MODELS
 from regard.models._families import family_of
 
-SAMPLES_PER_MECHANISM = 4
+SAMPLES_PER_MECHANISM = 2
 MODELS_PER_FAMILY = 1
 
 

@@ -217,7 +217,8 @@ def budgets_of_samples():
     return budgets
 
 
-@pytest.mark.parametrize("capability", ["default", pytest.param("avx2", marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive  # two more processes, each with all samples
+@pytest.mark.parametrize("capability", ["default", "avx2"])
 def test_budgets_hold_and_agree_on_every_instruction_set(capability):
     """Lowered instruction sets have the same budgets, and the references keep them there."""
     if capability == "avx2" and torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):

@@ -33,6 +33,7 @@ SERVED = {
     "mobilevitv2_050": Sizes(32, 2, ROUNDING),
 }
 LARGEST = 640
+SLOW = ("dinat_s_tiny", "nat_isotropic_small", "swin_tiny_patch4_window7_224", "mobilevitv2_050")
 
 
 def exported(name):
@@ -49,7 +50,9 @@ def test_every_family_is_exported():
     assert list(SERVED) == list(SMALL)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.exhaustive if name in SLOW else ()) for name in SMALL]
+)
 def test_dynamic_batch_and_size(name):
     """Sizes below and above the example's, smaller and larger than the window or the position embedding."""
     step, smallest, _ = SERVED[name]

@@ -19,6 +19,7 @@ def first_logits(network, x):
     return network(x).flatten()[:64]
 
 
+@pytest.mark.exhaustive  # whole networks in float64, many times
 @pytest.mark.parametrize("record", RECORDS, ids=[record["name"] for record in RECORDS])
 def test_logits(record):
     """The stored logits, as ours, are a float32 evaluation of the same network."""

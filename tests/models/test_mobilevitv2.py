@@ -57,7 +57,9 @@ def test_exchange(naming, build, size):
             assert_within_budget(logits(network, x), expected)
 
 
-@pytest.mark.parametrize("size", [(64, 64), (33, 65), (17, 100), (1, 1)], ids=str)
+@pytest.mark.parametrize(
+    "size", [(33, 65), *(pytest.param(s, marks=pytest.mark.exhaustive) for s in ((64, 64), (17, 100), (1, 1)))], ids=str
+)
 def test_equals_timm(pair, size):
     assert_same(*pair, weights.image([2, 3, *size], seed=5), everything)
 
