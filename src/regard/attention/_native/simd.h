@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -52,9 +53,29 @@ inline void store(T* to, Vector<T> vector) {
     std::memcpy(to, &vector, sizeof vector);
 }
 
+// Keeps a vector in a register, where a compiler would load it again for each use.
+template <typename T>
+inline Vector<T> in_register(Vector<T> vector) {
+#if defined(__x86_64__)
+    asm("" : "+v"(vector));
+#elif defined(__aarch64__)
+    asm("" : "+w"(vector));
+#endif
+    return vector;
+}
+
 template <typename T>
 inline Vector<T> splat(T value) {
     return Vector<T>{} + value;
+}
+
+// The vector 0, 1, 2 ...
+template <typename T>
+inline Index<T> lane_numbers() {
+    Index<T> numbers;
+#pragma GCC unroll 16
+    for (int lane = 0; lane < kLanes<T>; ++lane) numbers[lane] = lane;
+    return numbers;
 }
 
 template <typename T>
@@ -144,33 +165,25 @@ inline Vector<double> exponential(Vector<double> x) {
 }
 
 // One step of a transpose: rows at distance `step` exchange every other run of `step` lanes.
-template <typename T, int step>
-inline void exchange(Vector<T>* rows) {
+template <typename T, int step, int... lane>
+inline void exchange(Vector<T>* rows, std::integer_sequence<int, lane...> lanes) {
     constexpr int n = kLanes<T>;
     if constexpr (step < n) {
-        Index<T> low, high;
-#pragma GCC unroll 16
-        for (int lane = 0; lane < n; ++lane) {
-            low[lane] = lane & step ? n + lane - step : lane;
-            high[lane] = lane & step ? n + lane : lane + step;
-        }
 #pragma GCC unroll 16
         for (int row = 0; row < n; ++row) {
             if (row & step) continue;
             const Vector<T> first = rows[row], second = rows[row + step];
-            rows[row] = shuffle<T>(first, second, low);
-            rows[row + step] = shuffle<T>(first, second, high);
+            rows[row] = __builtin_shufflevector(first, second, (lane & step ? n + lane - step : lane)...);
+            rows[row + step] = __builtin_shufflevector(first, second, (lane & step ? n + lane : lane + step)...);
         }
+        exchange<T, 2 * step>(rows, lanes);
     }
 }
 
 // Transposes a kLanes x kLanes block in place.
 template <typename T>
 inline void transpose(Vector<T>* rows) {
-    exchange<T, 1>(rows);
-    exchange<T, 2>(rows);
-    exchange<T, 4>(rows);
-    exchange<T, 8>(rows);
+    exchange<T, 1>(rows, std::make_integer_sequence<int, kLanes<T>>());
 }
 
 // The 16-bit element types of tensors. They are only stored: all arithmetic is in float or double.

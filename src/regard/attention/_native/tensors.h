@@ -32,6 +32,13 @@ Tensor<Stored> tensor(const Operand& operand, int64_t channels) {
     return {static_cast<Stored*>(operand.data), operand.strides, channels};
 }
 
+// Fetches the cache lines of elements that will soon be used.
+template <typename Stored>
+inline void prefetch(const Stored* from, int64_t count) {
+    constexpr int64_t line = 64 / sizeof(Stored);
+    for (int64_t i = 0; i < count; i += line) __builtin_prefetch(from + i);
+}
+
 // Reads the elements of a row at `offsets`, times a factor, into `out`, [channel][pitch]. The last vector is padded
 // with copies of the last lane.
 template <typename T, typename Stored>
@@ -40,7 +47,10 @@ void read_lanes(T* out, int64_t pitch, const Stored* row, const int64_t* offsets
     constexpr int n = kLanes<T>;
     for (int lane = 0; lane < lanes; lane += n) {
         const Stored* from[n];
-        for (int l = 0; l < n; ++l) from[l] = row + offsets[std::min(lane + l, lanes - 1)];
+        for (int l = 0; l < n; ++l) {
+            from[l] = row + offsets[std::min(lane + l, lanes - 1)];
+            prefetch(row + offsets[std::min(lane + n + l, lanes - 1)], channels * channel_stride);
+        }
         int64_t channel = 0;
         for (; channel_stride == 1 && channel + n <= channels; channel += n) {
             Vector<T> rows[n];

@@ -19,7 +19,7 @@ struct RingTensor {
           factor(factor) {}
 
     void enter(const Walk<T>& walk, bool changed) {
-        if (changed) offsets = walk.offsets(tensor, walk.tile->begin, walk.tile->end);
+        if (changed) offsets = walk.neighbor_offsets(tensor);
         ring.clear();
     }
     void fetch(const Walk<T>& walk, int z, int y) {
@@ -44,7 +44,7 @@ struct BlockTensor {
           lines{scratch.take(tensor.channels * n), scratch.take(tensor.channels * n)} {}
 
     void enter(const Walk<T>& walk, bool changed) {
-        if (changed) offsets = walk.offsets(tensor, walk.first_lane(), walk.end_lane());
+        if (changed) offsets = walk.lane_offsets(tensor);
     }
     void read(const Walk<T>& walk, const Line& line, const Block<T>& block) {
         for (int l = 0; l < line.count; ++l) {
@@ -112,11 +112,10 @@ struct BiasLanes {
             for (int64_t row = 0; row < rows; ++row) {
                 for (int64_t t = 0; t < max_count; ++t) {
                     T* const lanes = memory + ((int64_t(p) * rows + row) * max_count + t) * n;
-                    for (int l = 0; l < n && pattern[size_t(l)].first >= 0; ++l) {
-                        const auto [head, offset] = pattern[size_t(l)];
-                        const int64_t column = schedule.relative(2, 0, offset + int(t));
-                        if (column < 0 || column >= width) continue;  // the lane has no neighbor t
-                        f(lanes[l], ((walk.head + head) * rows + row) * width + column);
+                    for (int l = 0; l < n; ++l) {
+                        const int entry = pattern[size_t(t * n + l)];
+                        if (entry < 0) continue;
+                        f(lanes[l], ((walk.head + entry / width) * rows + row) * width + entry % width);
                     }
                 }
             }

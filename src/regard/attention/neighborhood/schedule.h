@@ -34,7 +34,7 @@ struct Schedule {
     int64_t units, batch;
 
     Schedule(const Problem& problem, bool is_inverse)
-        : axes{Axis(problem.axes[0]), Axis(problem.axes[1]), Axis(problem.axes[2])},
+        : axes{{problem.axes[0], false}, {problem.axes[1], false}, {problem.axes[2], true}},
           is_inverse(is_inverse),
           heads(int(problem.heads)),
           batch(problem.batch) {
@@ -43,12 +43,14 @@ struct Schedule {
         group = heads_per_group();
         const int64_t channels = problem.query_dim + problem.value_dim;
         const int64_t slots = int64_t(relation(0).max_count) * span;
+        const auto column = [&](int own, int neighbor) { return relative(2, own, neighbor); };
         const int64_t max_width = kRingBytes / int64_t(sizeof(T)) / (channels * slots) - relation(2).max_count - 3 * n;
         for (int rest = 0; rest < 2; ++rest) {
             const int row = length(2) * (rest ? heads % group : group);
             const int width = int(std::max<int64_t>(max_width / n * n, 4 * n));
             for (int from = 0; from < row; from += width) {
-                tiles[rest].emplace_back(relation(2), length(2), from, std::min(from + width, row), kMaxChunk);
+                tiles[rest].emplace_back(relation(2), length(2), from, std::min(from + width, row), kMaxChunks,
+                                         relatives(2), column);
                 const LanePlan<T>& tile = tiles[rest].back();
                 pitch = std::max<int64_t>(pitch, tile.end - tile.begin + relation(2).max_count + 3 * n);
             }
@@ -174,13 +176,23 @@ struct Walk {
     int first_lane() const { return tile->blocks.front().lane; }
     int end_lane() const { return tile->blocks.back().lane + tile->blocks.back().valid; }
 
-    // Returns the offsets of lanes [from, to) in a row of a tensor.
+    // Return the offsets of this tile's lanes, or of its neighbors' lanes, in a row of a tensor.
     template <typename Stored>
-    std::vector<int64_t> offsets(const Tensor<Stored>& tensor, int from, int to) const {
+    std::vector<int64_t> lane_offsets(const Tensor<Stored>& tensor) const {
         std::vector<int64_t> result;
-        for (int lane = from; lane < to; ++lane) {
+        for (int lane = first_lane(); lane < end_lane(); ++lane) {
             const int place = lane % schedule.length(2);
             result.push_back(tensor.offset(head + lane / schedule.length(2), schedule.axes[2].position[place]));
+        }
+        return result;
+    }
+    template <typename Stored>
+    std::vector<int64_t> neighbor_offsets(const Tensor<Stored>& tensor) const {
+        const std::vector<int>& places = schedule.relation(2).places;
+        std::vector<int64_t> result;
+        for (int lane = tile->begin; lane < tile->end; ++lane) {
+            const int place = places[size_t(lane) % places.size()], own_head = head + lane / int(places.size());
+            result.push_back(tensor.offset(own_head, schedule.axes[2].position[place]));
         }
         return result;
     }
@@ -227,11 +239,13 @@ struct Walk {
         const T* row = ring.at(z, y) + (block.base - tile->begin) + t;
         switch (block.access) {
             case Access::contiguous:
-                return Neighbors<T, Access::contiguous>(row)(0, block.first);
+                return Neighbors<T, Access::contiguous>(row, block.gap)(0, block.first);
+            case Access::blended:
+                return Neighbors<T, Access::blended>(row, block.gap)(0, block.first);
             case Access::shuffled:
-                return Neighbors<T, Access::shuffled>(row)(0, block.first);
+                return Neighbors<T, Access::shuffled>(row, block.gap)(0, block.first);
             default:
-                return Neighbors<T, Access::gathered>(row)(0, block.first);
+                return Neighbors<T, Access::gathered>(row, block.gap)(0, block.first);
         }
     }
 
@@ -261,14 +275,17 @@ struct Walk {
             operands.pitch = ring.pitch;
             operands.channels = ring.channels;
             operands.first = block.first;
-            for (int t = 0; t < block.max_count; t += block.chunk) {
+            operands.gap = block.gap;
+            const int chunk = block.chunks[is_sum];
+            for (int t = 0; t < block.max_count; t += chunk) {
                 for (int l = 0; l < lines; ++l) {
                     T* score = scores[from + l] + (int64_t(ordinals[from + l]) * max_count + t) * n;
                     operands.in[l] = is_sum ? score : own[from + l];
                     operands.out[l] = is_sum ? own[from + l] : score;
                 }
                 operands.ring = ring.at(z, y) + (block.base - tile->begin) + t;
-                kernel_of<T, is_sum>(lines, block.access, std::min(block.chunk, block.max_count - t))(operands);
+                operands.count = std::min(chunk, block.max_count - t);
+                kernel_of<T, is_sum>(lines, block.access, operands.count)(operands);
             }
         });
     }
