@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from regard.attention import native_library
+from regard.training.devices import count_cores
 
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -25,11 +26,6 @@ def processor():
     if "model name" not in fields:
         return platform.processor() or platform.machine()
     return fields["model name"] + (f" ({', '.join(numbers)})" if numbers else "")
-
-
-def cores():
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def load():
@@ -51,7 +47,7 @@ def facts():
         "processor": processor(),
         "instruction_set": native_library().instruction_set or "none",
         "torch_capability": torch.backends.cpu.get_cpu_capability(),
-        "cores": str(cores()),
+        "cores": str(count_cores()),
         "threads": str(torch.get_num_threads()),
         "python": platform.python_version(),
         "torch": torch.__version__,
