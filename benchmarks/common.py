@@ -54,8 +54,8 @@ def start(parser, arguments=None):
     return options
 
 
-def medians(*calls, rounds=ROUNDS):
-    """Return the median seconds of each call. The calls take turns, so that a noisy machine treats them alike.
+def timings(*calls, rounds=ROUNDS):
+    """Return the seconds of each call, a list per call. They take turns, so that a noisy machine treats them alike.
 
     Each turn begins with an untimed call, since the call before has left its own data in the caches.
     """
@@ -66,7 +66,12 @@ def medians(*calls, rounds=ROUNDS):
             begin = time.perf_counter()
             call()
             times.append(time.perf_counter() - begin)
-    return [statistics.median(times) for times in seconds]
+    return seconds
+
+
+def medians(*calls, rounds=ROUNDS):
+    """Return the median seconds of each call, of `timings`."""
+    return [statistics.median(times) for times in timings(*calls, rounds=rounds)]
 
 
 def product():

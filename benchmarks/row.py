@@ -4,6 +4,7 @@ The baseline is timm's model in eager mode, or regard's if timm has no such mode
 """
 
 import json
+import statistics
 import sys
 import time
 from datetime import datetime, timezone
@@ -15,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import machine
-from common import medians, product_rate, select, timm_model
+from common import product_rate, select, timings, timm_model
 from regard.models import create_model
 from runtimes import RUNTIMES
 
@@ -94,14 +95,16 @@ def measure(case, seconds):
     prepared = time.perf_counter() - begin
     found = difference(result, expected)
     rounds = rounds_for(seconds, lambda: baseline(x), call)
-    before, after = medians(lambda: baseline(x), call, rounds=rounds)
+    before, after = timings(lambda: baseline(x), call, rounds=rounds)
+    seconds_per_call = statistics.median(after)
+    speedup = statistics.median(old / new for old, new in zip(before, after, strict=True))
     return {
         **sizes,
-        "infer_samples_per_sec": f"{batch / after:.2f}",
-        "infer_step_time": f"{1e3 * after:.3f}",
+        "infer_samples_per_sec": f"{batch / seconds_per_call:.2f}",
+        "infer_step_time": f"{1e3 * seconds_per_call:.3f}",
         "dtype": runtime.dtype,
         "baseline": f"{source} eager",
-        "speedup": f"{before / after:.3f}",
+        "speedup": f"{speedup:.3f}",
         "difference": f"{found:.1e}",
         "prepare_seconds": f"{prepared:.2f}",
         "rounds": str(rounds),

@@ -139,6 +139,7 @@ def parse(parser):
 def main():
     parser = parse(argument_parser(__doc__))
     options = start(parser)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the row's process, as Ctrl-C does
     wanted = cases(options.models, options.libraries, usable(options.runtimes), options.batch)
     try:
         fill(Results(options.results), wanted, lambda case: measured(case, options), options.retry)
