@@ -1,12 +1,18 @@
-"""What the benchmarks share: times, memory, bars, and the error budgets of the tests."""
+"""What the benchmarks share: arguments, times, memory, bars, models, and the error budgets of the tests."""
 
+import argparse
 import statistics
 import sys
 import time
 from functools import partial
 from pathlib import Path
 
+import timm
 import torch
+
+import machine
+from regard.attention._native import loader
+from regard.errors import UnsupportedError
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))  # for `budget` and `attention.oracle`
 
@@ -14,8 +20,42 @@ ROUNDS = 15
 SIDE = 2048  # of the matrix product that kernels are compared with
 
 
-def medians(*calls, rounds=ROUNDS):
-    """Return the median seconds of each call. The calls take turns, so that a noisy machine treats them alike.
+def argument_parser(description):
+    """Return a parser with the arguments of every benchmark."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--instruction-set", help="the library of kernels: x86_64_v4, x86_64_v3, portable; default: the best one"
+    )
+    parser.add_argument("--threads", type=int, help="default: torch's")
+    return parser
+
+
+def select(instruction_set, threads):
+    """Load the library of an instruction set and set the number of threads; None keeps the default."""
+    if instruction_set is not None:
+        native = loader.load(instruction_set)
+        if native.library is None:
+            raise UnsupportedError(native.problem)
+        loader.NATIVE = native
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def start(parser, arguments=None):
+    """Parse the arguments, select what they name, print the machine's facts, and return the arguments."""
+    options = parser.parse_args(arguments)
+    try:
+        select(options.instruction_set, options.threads)
+    except UnsupportedError as error:
+        parser.error(str(error))
+    print(machine.described(machine.facts(), product_rate(rounds=5)), flush=True)
+    return options
+
+
+def timings(*calls, rounds=ROUNDS):
+    """Return the seconds of each call, a list per call. They take turns, so that a noisy machine treats them alike.
 
     Each turn begins with an untimed call, since the call before has left its own data in the caches.
     """
@@ -26,7 +66,12 @@ def medians(*calls, rounds=ROUNDS):
             begin = time.perf_counter()
             call()
             times.append(time.perf_counter() - begin)
-    return [statistics.median(times) for times in seconds]
+    return seconds
+
+
+def medians(*calls, rounds=ROUNDS):
+    """Return the median seconds of each call, of `timings`."""
+    return [statistics.median(times) for times in timings(*calls, rounds=rounds)]
 
 
 def product():
@@ -39,6 +84,24 @@ def product_rate(rounds=ROUNDS):
     """Return the FLOP/s of that product."""
     (seconds,) = medians(product(), rounds=rounds)
     return 2 * SIDE**3 / seconds
+
+
+def timm_model(name):
+    """Build a timm model with random weights, for inference.
+
+    Layer scales are 1, so that they do not hide the layers that they scale. Batch norms have statistics, so that
+    folding them changes weights.
+    """
+    model = timm.create_model(name).eval()
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if "gamma" in key:
+                parameter.fill_(1.0)
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.1)
+                module.running_var.uniform_(0.5, 1.5)
+    return model
 
 
 def milliseconds(seconds):

@@ -4,14 +4,12 @@ Inference on the CPU, batch 1, float32, medians in one run, after a check that t
 Layer scales are 1, so that they do not hide the layers that they scale.
 """
 
-import os
-
-import timm
 import torch
-from common import bar_cell, medians, milliseconds
 from rich.console import Console
 from rich.table import Table
 
+import machine
+from common import argument_parser, bar_cell, medians, milliseconds, start, timm_model
 from regard.surgery import fuse
 
 # model, fuse(inference=...), bar of the speed-up, rounds
@@ -26,22 +24,9 @@ CASES = (
 MAX_DIFFERENCE = 1e-5
 
 
-def build(name):
-    model = timm.create_model(name).eval()
-    with torch.no_grad():
-        for key, parameter in model.named_parameters():
-            if "gamma" in key:
-                parameter.fill_(1.0)
-        for module in model.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.running_mean.normal_(0, 0.1)
-                module.running_var.uniform_(0.5, 1.5)
-    return model
-
-
 def main():
+    start(argument_parser(__doc__))
     torch.manual_seed(0)
-    load = f"load {os.getloadavg()[0]:.1f}"
     table = Table(
         "model",
         "inference",
@@ -53,7 +38,7 @@ def main():
         title=f"{torch.get_num_threads()} threads",
     )
     for name, inference, bar, rounds in CASES:
-        before = build(name)
+        before = timm_model(name)
         after = fuse(before, inference=inference)
         report = after.fuse_report
         assert report.difference is not None and report.difference <= MAX_DIFFERENCE, report
@@ -64,7 +49,7 @@ def main():
         met = bar_cell(bar, bar is None or old / new >= bar)
         table.add_row(name, "yes" if inference else "no", *times, met, f"{report.difference:.1e}")
     Console(width=110).print(table)  # full names, in a pipe too
-    print(f"{load} at the start, {os.getloadavg()[0]:.1f} at the end")
+    print(f"load {machine.load()} at the end")
 
 
 if __name__ == "__main__":

@@ -5,10 +5,10 @@ Inference on the CPU, batch 1, 224 pixels, float32, same weights, after a check 
 
 import timm
 import torch
-from common import bar_cell, medians, milliseconds
 from rich.console import Console
 from rich.table import Table
 
+from common import argument_parser, bar_cell, medians, milliseconds, start
 from regard.models import create_model
 
 MODELS = (
@@ -23,6 +23,7 @@ ROUNDS = 41
 
 
 def main():
+    start(argument_parser(__doc__))
     torch.manual_seed(0)
     table = Table("model", "timm", "regard", "ratio", "bar", title=f"{torch.get_num_threads()} threads, batch 1")
     x = torch.randn(1, 3, 224, 224)

@@ -5,11 +5,11 @@ layout of its models: timm's convolutional models have NCHW. Memory is the peak 
 process. The floor is the time of the modules' FLOPs at the rate of a large `torch.mm`.
 """
 
+import argparse
 import subprocess
 import sys
 
 import torch
-from common import bar_cell, medians, milliseconds, peak_memory, product_rate
 from rich.console import Console
 from rich.table import Table
 from timm.models.cait import TalkingHeadAttn
@@ -18,6 +18,7 @@ from timm.models.swiftformer import EfficientAdditiveAttention as TimmEfficientA
 from timm.models.swin_transformer import SwinTransformerBlock
 from torch.utils.flop_counter import FlopCounterMode
 
+from common import argument_parser, bar_cell, medians, milliseconds, peak_memory, product_rate, select, start
 from regard.attention import (
     EfficientAdditiveAttention,
     SeparableAttention,
@@ -99,20 +100,26 @@ def checked_flops(upstream, ours, x, own, gradients):
     return counter.get_total_flops()
 
 
-def peak_in_new_process(index, which):
+def peak_in_new_process(index, which, instruction_set):
     """Return the peak memory of a case's call in bytes; 0 is timm's module, 1 is ours."""
-    output = subprocess.run(
-        [sys.executable, __file__, str(index), str(which)], capture_output=True, text=True, check=True
-    )
-    return int(output.stdout)
-
-
-def child(index, which):
-    torch.set_num_threads(2)
-    print(peak_memory(calls((*CASES[index][:3], False))[which]))
+    command = [sys.executable, __file__, "--child", str(index), str(which), "--threads", "2"]
+    command += [] if instruction_set is None else ["--instruction-set", instruction_set]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def main():
+    parser = argument_parser(__doc__)
+    parser.add_argument("--child", type=int, nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        index, which = options.child
+        select(options.instruction_set, options.threads)
+        print(peak_memory(calls((*CASES[index][:3], False))[which]))
+    else:
+        compare(start(parser).instruction_set)
+
+
+def compare(instruction_set):
     rate = product_rate(ROUNDS)
     table = Table("module", "timm", "regard", "speed-up", "bar", "memory", "over the floor")
     table.title = f"{torch.get_num_threads()} threads, torch.mm {rate / 1e9:.0f} GFLOP/s"
@@ -123,7 +130,7 @@ def main():
         before, after = medians(run_upstream, run_ours, rounds=ROUNDS)
         memory = ""
         if share is not None:
-            used = peak_in_new_process(index, 1) / peak_in_new_process(index, 0)
+            used = peak_in_new_process(index, 1, instruction_set) / peak_in_new_process(index, 0, instruction_set)
             memory = f"{used:.0%} of {bar_cell(f'{share:.0%}', used <= share)}"
         table.add_row(
             f"{name}, {'forward + backward' if gradients else 'forward'}{', timm compiled' if compiled else ''}",
@@ -138,4 +145,4 @@ def main():
 
 
 if __name__ == "__main__":
-    child(int(sys.argv[1]), int(sys.argv[2])) if len(sys.argv) > 1 else main()
+    main()

@@ -5,19 +5,17 @@ is the rate of 4 * B * nh * N * K * hd FLOPs, as a share of the rate of a large 
 """
 
 import math
-import platform
 from functools import partial
 
 import timm
 import torch
-from common import SIDE, medians, milliseconds, peak_memory, product, product_rate
 from rich.console import Console
 from rich.table import Table
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from attention.oracle import assert_kernel_within_budget
+from common import SIDE, argument_parser, medians, milliseconds, peak_memory, product, start
 from regard.attention import neighborhood_attention
-from regard.attention._native import loader
 from regard.models import create_model
 
 
@@ -153,6 +151,7 @@ def memory_rows():
 
 
 def main():
+    start(argument_parser(__doc__))
     table = Table("case", "time", "figure", "bar", "", title="neighborhood attention on the CPU, float32")
     missed = 0
     for rows in (memory_rows, forward_rows, option_rows, backward_rows, model_rows):
@@ -161,11 +160,7 @@ def main():
             table.add_row(*cells, "yes" if reached else "NO")
             missed += not reached
     Console(width=140).print(table)
-    rate = product_rate() / 1e9
-    print(
-        f"{platform.machine()}, instruction set {loader.NATIVE.instruction_set}, {torch.get_num_threads()} threads, "
-        f"torch {torch.__version__}, torch.mm {rate:.0f} GFLOP/s; {missed} bars missed"
-    )
+    print(f"{missed} bars missed")
 
 
 if __name__ == "__main__":

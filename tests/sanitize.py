@@ -72,11 +72,9 @@ def runtime(name):
 
 
 def runs_here(stem):
-    import torch
+    from regard.attention._native.loader import instruction_sets
 
-    from regard.attention._native.loader import RUNNABLE
-
-    return stem.removeprefix("libregard_") in RUNNABLE.get(torch.backends.cpu.get_cpu_capability(), ("portable",))
+    return stem.removeprefix("libregard_") in instruction_sets()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from regard.attention import neighborhood_attention, window_attention
 from regard.attention._native import loader
 
 NATIVE = loader.NATIVE
+INSTRUCTION_SETS = loader.instruction_sets()
 needs_native = pytest.mark.skipif(NATIVE.library is None, reason=f"no kernels in this install: {NATIVE.problem}")
 
 LOCAL = {

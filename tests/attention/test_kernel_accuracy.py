@@ -1,8 +1,6 @@
 """The CPU kernels keep their budgets: on every instruction set, on larger grids, for random options and layouts."""
 
-import ctypes
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +11,6 @@ from budget import assert_definition, assert_within_budget
 from drawing import draw_single
 from regard.attention import (
     MECHANISMS,
-    _native,
     efficient_additive_attention,
     neighborhood,
     neighborhood_attention,
@@ -21,12 +18,11 @@ from regard.attention import (
 )
 from regard.attention._native import loader
 
-from .kernels import needs_native
+from .kernels import INSTRUCTION_SETS, needs_native
 from .neighborhood.grids import GRIDS
 from .neighborhood.strategies import neighborhood_axes
 from .oracle import assert_kernel_within_budget, outputs_and_gradients, run_with_gradients, truth_of
 
-INSTRUCTION_SETS = loader.RUNNABLE.get(torch.backends.cpu.get_cpu_capability(), ("portable",))
 LARGER = [  # grids of more than 1,400 positions take seconds
     pytest.param(*call, marks=pytest.mark.exhaustive) if math.prod(call[0]) > 1400 else call for call in GRIDS
 ]
@@ -42,8 +38,7 @@ CALLS = [
 @pytest.mark.parametrize("name", INSTRUCTION_SETS)
 @pytest.mark.parametrize(("mechanism", "sample"), CALLS)
 def test_instruction_sets(mechanism, sample, name, monkeypatch):
-    file = next(file for folder in _native.__path__ for file in Path(folder).glob(f"*regard_{name}.*"))
-    monkeypatch.setattr(loader, "NATIVE", loader.Native(ctypes.CDLL(str(file)), name, ""))
+    monkeypatch.setattr(loader, "NATIVE", loader.load(name))
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         got = run_with_gradients(mechanism, sample, sample.tensors(dtype), "fused")
         assert_within_budget(got, truth_of(mechanism, sample, dtype))

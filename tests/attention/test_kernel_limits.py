@@ -12,9 +12,8 @@ from regard.attention import _native, neighborhood, neighborhood_attention, wind
 from regard.attention._native import loader
 from regard.errors import UnsupportedError
 
-from .kernels import local, needs_native
+from .kernels import INSTRUCTION_SETS, local, needs_native
 
-INSTRUCTION_SETS = loader.RUNNABLE.get(torch.backends.cpu.get_cpu_capability(), ("portable",))
 NATIVE_FOLDERS = tuple(_native.__path__)
 
 
@@ -66,6 +65,19 @@ def test_damaged_library(tmp_path, monkeypatch):
         whole = next(file for folder in NATIVE_FOLDERS for file in Path(folder).glob(f"libregard_{name}.so"))
         (tmp_path / whole.name).write_bytes(whole.read_bytes())
         assert loader.load()[1:] == (name, "")
+
+
+@needs_native
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
+def test_a_library_on_purpose(name):
+    native = loader.load(name)
+    assert native.library is not None and native[1:] == (name, "")
+
+
+def test_instruction_sets_of_other_processors():
+    """Loading them would end the process at the first unknown instruction."""
+    with pytest.raises(UnsupportedError, match=f"got 'pdp11'; choose one of {', '.join(INSTRUCTION_SETS)}$"):
+        loader.load("pdp11")
 
 
 @needs_native

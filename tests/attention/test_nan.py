@@ -1,22 +1,15 @@
 """NaN and infinity: wherever the reference returns NaN, the kernels return NaN, in outputs and in all gradients."""
 
-import ctypes
-from pathlib import Path
-
 import pytest
 import torch
 
 from budget import leaves
-from regard.attention import MECHANISMS, _native
+from regard.attention import MECHANISMS
 from regard.attention._mechanism import Sample
 from regard.attention._native import loader
 
-LIBRARIES = {
-    name: file
-    for name in loader.RUNNABLE.get(torch.backends.cpu.get_cpu_capability(), ("portable",))
-    for folder in _native.__path__
-    for file in Path(folder).glob(f"*regard_{name}.*")
-}
+from .kernels import INSTRUCTION_SETS, needs_native
+
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 BY_NAME = {mechanism.name: mechanism for mechanism in MECHANISMS}
 POURED = (torch.nan, torch.inf, -torch.inf)
@@ -68,15 +61,12 @@ LARGE = {
     ],
 }
 
-needs_native = pytest.mark.skipif(
-    loader.NATIVE.library is None, reason=f"no kernels in this install: {loader.NATIVE.problem}"
-)
-with_libraries = pytest.mark.parametrize("library", LIBRARIES)
+with_libraries = pytest.mark.parametrize("library", INSTRUCTION_SETS if loader.NATIVE.library else ())
 with_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
 def select(library, monkeypatch):
-    monkeypatch.setattr(loader, "NATIVE", loader.Native(ctypes.CDLL(str(LIBRARIES[library])), library, ""))
+    monkeypatch.setattr(loader, "NATIVE", loader.load(library))
 
 
 def pour(tensor, place, value):

@@ -307,6 +307,15 @@ def test_check():
     assert (NATIVE.instruction_set or NATIVE.problem[:20]) in printed
 
 
+@pytest.mark.parametrize(("load", "threads", "advises"), [(9.5, 2, True), (9.5, 1, False), (0.2, 2, False)])
+def test_check_says_when_other_programs_use_the_cores(load, threads, advises, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0), raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    (row,) = (line for line in call("check").stdout.splitlines() if line.startswith("cores\t"))
+    assert row.startswith(f"cores\t2, load {load}") and ("GOMP_SPINCOUNT=1000" in row) == advises
+
+
 def test_check_shows_why_calls_are_not_fused():
     tables = call("check").stdout.split("\n\n")
     rows = [line.split("\t") for line in tables[2].splitlines()]

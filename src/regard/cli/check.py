@@ -9,7 +9,7 @@ import typer
 
 from regard.attention import MECHANISMS, Mechanism, native_library
 from regard.cli.tables import Table, show
-from regard.training.devices import CPU, default_device
+from regard.training.devices import CPU, default_device, describe_load
 from regard.training.versions import TRAIN_PACKAGES, version
 
 OPTIONAL = {"train": TRAIN_PACKAGES}
@@ -37,6 +37,7 @@ def _installation() -> Table:
     table.add("regard", version("regard") or "not installed, run from its sources")
     table.add("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     table.add("torch", f"{torch.__version__}, {torch.get_num_threads()} threads")
+    table.add("cores", describe_load(torch.get_num_threads()))
     table.add("devices", ", ".join(map(_describe, _devices())))
     table.add("native library", native_library().problem or f"compiled for {native_library().instruction_set}")
     for extra, packages in OPTIONAL.items():

@@ -1,6 +1,8 @@
-"""Find out which devices PyTorch can use on this machine."""
+"""Find out which devices PyTorch can use on this machine, and whether other programs use the processor."""
 
 from __future__ import annotations
+
+import os
 
 import torch
 
@@ -12,6 +14,31 @@ def default_device() -> torch.device:
     """Return the accelerator of this machine, or the CPU if there is none."""
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return CPU if device is None else device
+
+
+def count_cores() -> int:
+    """Return the number of processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    cores = os.cpu_count()
+    return 1 if cores is None else cores
+
+
+def describe_load(threads: int) -> str:
+    """Return the cores, the load of the last minute if the system knows it, and advice if `threads` are too many.
+
+    At the end of a parallel loop, threads spin until the last one is done. If other programs use all cores, they spin
+    while the last one has no core: docs/guides/threads.md.
+    """
+    cores = count_cores()
+    if not hasattr(os, "getloadavg"):
+        return f"{cores}"
+    load = os.getloadavg()[0]
+    described = f"{cores}, load {load:.1f}"
+    if threads > 1 and load >= cores:
+        advice = "set OMP_NUM_THREADS=1 or, on Linux, GOMP_SPINCOUNT=1000"
+        described += f": other programs use them, and threads wait for each other; {advice}"
+    return described
 
 
 def why_unavailable(device: str | None) -> str | None:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 
 from regard.attention import _native
+from regard.errors import UnsupportedError
 
 RUNNABLE = {"AVX512": ("x86_64_v4", "x86_64_v3", "portable"), "AVX2": ("x86_64_v3", "portable")}
 """Libraries that run on a processor with torch's CPU capability, best first; other processors run the portable one."""
@@ -28,10 +29,29 @@ class Native(NamedTuple):
     problem: str
 
 
-def load() -> Native:
-    """Load the best library for this processor."""
+def instruction_sets() -> tuple[str, ...]:
+    """Return the instruction sets whose libraries run on this processor, best first."""
+    return RUNNABLE.get(torch.backends.cpu.get_cpu_capability(), ("portable",))
+
+
+def load(instruction_set: str | None = None) -> Native:
+    """Load the library of an instruction set; None loads the best for this processor.
+
+    Tests and benchmarks assign the result to `NATIVE` to run a certain library.
+
+    Raises:
+        UnsupportedError: `instruction_set` does not run on this processor.
+    """
+    names = runnable = instruction_sets()
+    if instruction_set is not None:
+        if instruction_set not in runnable:
+            raise UnsupportedError(
+                f"instruction_set must be one that runs on this processor, got {instruction_set!r}; "
+                f"choose one of {', '.join(runnable)}"
+            )
+        names = (instruction_set,)
     problems = []
-    for name in RUNNABLE.get(torch.backends.cpu.get_cpu_capability(), ("portable",)):
+    for name in names:
         for file in (Path(folder) / each.format(name) for folder in _native.__path__ for each in FILES):
             try:
                 if file.is_file():
