@@ -100,6 +100,7 @@ def is_attention(module: nn.Module) -> bool:
         return False
     if "Attention" in kind.__name__ or "Attn" in kind.__name__:
         return any(True for _ in module.parameters())
-    matches = (PROJECTION.fullmatch(name) for name in (*module._modules, *module._parameters))
+    parts = (*module.named_children(), *module.named_parameters(recurse=False))
+    matches = (PROJECTION.fullmatch(name) for name, _ in parts)
     roles = "".join(ROLES.get(match[1], match[1]) for match in matches if match)
     return set("qkv") <= set(roles)
