@@ -279,13 +279,13 @@ SPLIT = get_decompositions(
 
 # Operations that select, move or compare numbers; a trailing underscore is ignored.
 EXACT = """
-_to_copy _unsafe_view abs all amax amin any arange argmax argmin as_strided bernoulli broadcast_in_dim cat clamp
-clamp_max clamp_min clone col2im constant_pad_nd convert_element_type copy detach diagonal_backward empty empty_like
-empty_strided expand eye fill flip full full_like gather im2col index index_select is_all_true linspace masked_fill
-max max_pool2d_with_indices maximum min minimum neg new_empty new_empty_strided new_full new_ones new_zeros ones
-ones_like randn reflection_pad2d relu repeat resize roll scalar_tensor select_backward select_scatter set sgn sign
-slice_backward slice_scatter sort stack threshold_backward topk tril triu unfold upsample_nearest2d where zero zeros
-zeros_like
+_to_copy _unsafe_index _unsafe_view abs all amax amin any arange argmax argmin as_strided bernoulli broadcast_in_dim
+cat clamp clamp_max clamp_min clone col2im constant_pad_nd convert_element_type copy detach diagonal_backward empty
+empty_like empty_strided expand eye fill flip full full_like gather im2col index index_select is_all_true linspace
+masked_fill max max_pool2d_with_indices maximum min minimum neg new_empty new_empty_strided new_full new_ones
+new_zeros ones ones_like randn reflection_pad2d relu repeat resize roll scalar_tensor select_backward select_scatter
+set sgn sign slice_backward slice_scatter sort stack threshold_backward topk tril triu unfold upsample_nearest2d where
+zero zeros zeros_like
 """
 FUNCTIONS = "cos erf exp exp2 expm1 gelu log log1p log2 pow rsqrt sigmoid silu sin softplus tan tanh"
 AVERAGES = """
@@ -293,7 +293,8 @@ _adaptive_avg_pool2d _adaptive_avg_pool2d_backward avg_pool2d avg_pool2d_backwar
 upsample_bilinear2d upsample_bilinear2d_backward
 """
 EXACT, FUNCTIONS, AVERAGES = set(EXACT.split()), set(FUNCTIONS.split()), set(AVERAGES.split())
-SCATTERED = {"index_add", "index_add_", "scatter_add", "scatter_add_", "index_put", "index_put_", "_index_put_impl_"}
+SCATTERED = {"index_add", "index_add_", "scatter_add", "scatter_add_", "index_put", "index_put_"}
+SCATTERED |= {"_index_put_impl_", "_unsafe_index_put"}
 SUMS = {
     **dict.fromkeys(("bmm", "mm", "mv", "dot"), of_product),
     **dict.fromkeys(SCATTERED, of_scattered),

@@ -18,6 +18,12 @@ TIMM = {
         "SwinTransformerBlock",
         8,
     ),
+    "swinv2_tiny_window8_256": (
+        {"depths": (2, 1), "img_size": 64, "embed_dim": 32, "num_heads": (2, 4)},
+        "SwinTransformerV2Block",
+        6,
+    ),
+    "beit_base_patch16_224": ({"depth": 2, "img_size": 64, "embed_dim": 48, "num_heads": 3}, "Attention", 4),
     "swiftformer_xs": ({"layers": [2, 1, 1, 1]}, "EfficientAdditiveAttention", 4),
     "mobilevitv2_050": ({}, "LinearSelfAttention", 9),
     "deit_tiny_patch16_224": ({"depth": 2, "img_size": 64}, "Attention", 4),
@@ -53,6 +59,12 @@ HF = {
         9,
     ),
     "vit": (transformers.ViTForImageClassification, transformers.ViTConfig(**VIT), "ViTAttention", 4),
+    "beit": (
+        transformers.BeitForImageClassification,
+        transformers.BeitConfig(**VIT, use_relative_position_bias=True, layer_scale_init_value=0.1),
+        "BeitAttention",
+        4,
+    ),
     "deit": (transformers.DeiTForImageClassification, transformers.DeiTConfig(**VIT), "DeiTAttention", 4),
 }
 MODELS = (*TIMM, *HF)

@@ -1,4 +1,4 @@
-"""Accelerate timm and transformers models: same weights, same outputs."""
+"""Accelerate timm, torchvision and transformers models: same weights, same outputs."""
 
 from regard.surgery.fuse import fuse
 from regard.surgery.report import Folded, FuseReport, Left, Replaced

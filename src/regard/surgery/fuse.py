@@ -16,7 +16,7 @@ from regard.surgery.search import find
 def fuse(
     model: Model, *, inference: bool = False, inplace: bool = False, check: bool = True, example: Example | None = None
 ) -> Model:
-    """Return an equivalent model whose timm and transformers attention modules run on regard's functions.
+    """Return an equivalent model whose attention modules run on regard's functions.
 
     The result has the same class, the same parameter objects (training one model trains both) and the same names in
     its state dict. Like `torch.compile`, it is used as `model = fuse(model)`. The attribute `fuse_report` lists what
@@ -28,7 +28,7 @@ def fuse(
     UnsupportedError instead.
 
     Args:
-        model: any module. Only attention and MLPs of timm and of transformers 5 are replaced.
+        model: any module. Only attention and MLPs of timm, torchvision and transformers 5 are replaced.
         inference: also put the model in evaluation mode and fold layers into one another: batch norms into
             convolutions, layer scales and SwiftFormer's `proj` into the layer before or after them, two averaged
             classifiers into one. Parameters are then new, and names and the memory layout change.

@@ -44,8 +44,7 @@ def find(model: nn.Module) -> tuple[list[Found], list[Left]]:
         match = rules.find_adapter(type(module))
         if match is None:
             if _is_unknown_attention(module) and not any(_is_inside(path, one) for one in known):
-                reason = blocked if blocked else f"regard does not know this class of {type(module).__module__}"
-                left.append(Left(path, name, reason))
+                left.append(Left(path, name, blocked if blocked else _unknown(type(module))))
             continue
         known.append(path)
         if isinstance(module, Adapter):
@@ -84,19 +83,20 @@ def _obstacle(module: Upstream, adapter: type[Adapter], base: type[nn.Module], s
     return ""
 
 
+def _unknown(kind: type[nn.Module]) -> str:
+    """Return why there is no adapter for a class of attention."""
+    return rules.OTHER_MECHANISMS.get(class_name(kind), f"regard does not know this class of {kind.__module__}")
+
+
 def _is_unknown_attention(module: nn.Module) -> bool:
-    """Whether a module without an adapter is the innermost one whose class is named attention."""
-    if not _is_named_attention(module):
+    """Whether a module without an adapter is the innermost one that looks like attention."""
+    if not rules.is_attention(module):
         return False
-    known = (rules.find_adapter(type(one)) for one in module.modules())
+    inner = list(module.modules())[1:]
+    known = (rules.find_adapter(type(one)) for one in inner)
     if any(match is not None and match[0].mechanism != DENSE for match in known):
         return False
-    return not any(_is_named_attention(one) for one in list(module.modules())[1:])
-
-
-def _is_named_attention(module: nn.Module) -> bool:
-    package, name = type(module).__module__.partition(".")[0], type(module).__name__
-    return package != "regard" and ("Attention" in name or "Attn" in name) and any(True for _ in module.parameters())
+    return not any(rules.is_attention(one) for one in inner)
 
 
 def _is_inside(path: str, outer: str) -> bool:

@@ -8,7 +8,7 @@ from regard.attention import window_attention
 from regard.onednn import dense, has_hooks
 from regard.surgery.adapter import AttentionAdapter
 from regard.surgery.inspection import Upstream, needs_weights
-from regard.surgery.layouts import window_bias
+from regard.surgery.layouts import split_qkv, window_bias
 from regard.surgery.notes import dropout_note
 
 
@@ -27,21 +27,23 @@ class SwinTransformerBlock(AttentionAdapter):
     @classmethod
     def note_on(cls, module: Upstream) -> str:
         """Note an attention dropout, and a grid that is no multiple of the window."""
-        ragged = _is_ragged(module.input_resolution, module.window_size)
-        note = "a grid that is no multiple of the window runs as before" if ragged else ""
-        return "; ".join(filter(None, (dropout_note(module.attn.attn_drop), note)))
+        return "; ".join(
+            filter(
+                None, (dropout_note(module.attn.attn_drop), ragged_note(module.input_resolution, module.window_size))
+            )
+        )
 
     def _attn(self, x: Tensor) -> Tensor:
         attn: Upstream = self.attn
         if self.runs_upstream(
             {
-                "its grid is no multiple of the window": _is_ragged(x.shape[1:3], self.window_size),
+                "its grid is no multiple of the window": is_ragged(x.shape[1:3], self.window_size),
                 "its attn_drop needs the attention weights": needs_weights(attn.attn_drop),
                 "its attn has hooks": has_hooks(attn),
             }
         ):
             return super()._attn(x)  # type: ignore[misc]  # the upstream class has it
-        query, key, value = dense(attn.qkv, x).unflatten(-1, (3, attn.num_heads, -1)).unbind(-3)
+        query, key, value = split_qkv(dense(attn.qkv, x), attn.num_heads)
         out = window_attention(
             query,
             key,
@@ -55,5 +57,12 @@ class SwinTransformerBlock(AttentionAdapter):
         return attn.proj_drop(dense(attn.proj, out.flatten(-2)))
 
 
-def _is_ragged(grid: tuple[int, ...], window_size: tuple[int, ...]) -> bool:
+def is_ragged(grid: tuple[int, ...], window_size: tuple[int, ...]) -> bool:
+    """Whether a grid is no multiple of the window."""
     return any(length % size for length, size in zip(grid, window_size, strict=True))
+
+
+def ragged_note(grid: tuple[int, ...], window_size: tuple[int, ...]) -> str:
+    """Return that a grid which is no multiple of the window will run the upstream forward; nothing if it is one."""
+    ragged = is_ragged(grid, window_size)
+    return "a grid that is no multiple of the window runs as before" if ragged else ""

@@ -1,4 +1,4 @@
-"""The MLPs of transformers' ViT, DeiT and Swin, which are copies of one another."""
+"""The MLPs of transformers' ViT, DeiT, Swin and BEiT, which are copies of one another."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from regard.surgery.notes import DENSE
 
 
 class ViTMLP(Adapter):
-    """Adapter of `ViTMLP`, `DeiTMLP` and `SwinMLP`."""
+    """Adapter of `ViTMLP`, `DeiTMLP`, `SwinMLP` and `BeitMLP`."""
 
     upstream_classes = (
         "transformers.models.vit.modeling_vit.ViTMLP",
         "transformers.models.deit.modeling_deit.DeiTMLP",
         "transformers.models.swin.modeling_swin.SwinMLP",
+        "transformers.models.beit.modeling_beit.BeitMLP",
     )
     mechanism = DENSE
     required_attributes = ("fc1", "activation_fn", "fc2")

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from regard.surgery.adapter import Adapter
 from regard.surgery.inspection import Sharing, Upstream, class_name, patched, walk_unblocked
 from regard.surgery.report import Folded
 
@@ -53,7 +54,8 @@ def fold_layers(model: nn.Module, folds: Sequence[type[Fold]], blocked: Collecti
     folded: list[Folded] = []
     for fold in folds:
         for path, module in walk_unblocked(model, blocked):
-            if class_name(type(module)) not in fold.upstream_classes or patched(module):
+            kind = module.original if isinstance(module, Adapter) else type(module)
+            if class_name(kind) not in fold.upstream_classes or patched(module):
                 continue
             if fold.replaces_module and not path:
                 continue

@@ -20,7 +20,9 @@ def pack_layers(model: nn.Module, blocked: Collection[str] = ()) -> None:
         model: for inference; only float32 weights on the CPU are packed.
         blocked: paths whose modules keep their classes.
     """
-    model.to(memory_format=torch.channels_last)
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.ndim == 4:  # `model.to` would also try those of 3-D convolutions, and fail
+            tensor.data = tensor.data.to(memory_format=torch.channels_last)
     for _, module in walk_unblocked(model, blocked):
         layer: nn.Module = module
         packed = PACKED.get(type(layer))
