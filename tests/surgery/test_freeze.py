@@ -283,18 +283,27 @@ def test_compiling_is_optional(monkeypatch):
     assert [one.name for one in freeze(network(), compile=False).report.candidates] == ["original", "fused"]
 
 
+class Stateful(nn.Module):
+    """A model that changes a buffer, replaces another one, and changes its argument."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("last", torch.zeros(()))
+
+    def forward(self, x, y):
+        self.calls += 1
+        self.last = self.last + 1
+        y.mul_(2)
+        return x * 2
+
+
 def test_models_with_state_are_not_compiled():
-    class Counting(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.register_buffer("calls", torch.zeros(()))
-
-        def forward(self, x):
-            self.calls += 1
-            return x * 2
-
-    with pytest.raises(UnsupportedError, match="got one that changes calls; leave it uncompiled"):
-        compiler.compile_ahead(Counting().eval(), (X,), {})
+    model, y = Stateful().eval(), torch.ones(2)
+    with pytest.raises(UnsupportedError, match="changes argument 1, calls, last; pass compile=False"):
+        compiler.compile_ahead(model, (X, y), {})
+    assert torch.equal(y, torch.ones(2))
+    assert model.calls == 0
 
 
 def test_compiled_programs_keep_the_kernels():

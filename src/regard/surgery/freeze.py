@@ -32,9 +32,8 @@ def freeze(
     """Return the fastest way to run a model on a CPU, for inputs like the example.
 
     Three candidates are built and measured in turn: the model as it is; the model after `fuse(inference=True)`, whose
-    layers are folded and packed; and this one compiled ahead of time by AOTInductor, where no Python runs between
-    kernels. The fastest whose outputs agree with the original's is kept. The attribute `report` lists all of them with
-    their times, and prints as a table.
+    layers are folded and packed; and this one compiled ahead of time by AOTInductor. The fastest whose outputs agree
+    with the original's is kept. The attribute `report` lists all of them with their times, and prints as a table.
 
     Without a working C++ compiler or a writable cache folder, the compiled candidate drops out, and the report says
     why. Compiling takes from half a minute to some minutes per model.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from regard.errors import UnsupportedError
+from regard.surgery.compare import evaluation_mode
 
 Program = Callable[..., object]
 """Takes a model's arguments, in the shapes of the example, and returns the model's outputs."""
@@ -22,7 +23,7 @@ OPTIONS: Mapping[str, Any] = {"freezing": True}
 
 
 def compile_ahead(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Program:
-    """Compile a model with AOTInductor and load the result, which runs without Python between its kernels.
+    """Compile a model with AOTInductor and load the result, in which only regard's operators call Python.
 
     Args:
         model: in evaluation mode. Its weights are copied into the result.
@@ -37,21 +38,27 @@ def compile_ahead(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, 
 
     with torch.no_grad(), warnings.catch_warnings(), TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")  # about the workings of the compiler
-        program = torch.export.export(model, args, dict(kwargs), strict=False)
-        _check_pure(program)
+        _check_pure(model, args, kwargs)
+        program = torch.export.export(model, args, dict(kwargs))
         path = str(Path(folder) / "model.pt2")
         torch._inductor.aoti_compile_and_package(program, package_path=path, inductor_configs=dict(OPTIONS))
         return _caller(torch._inductor.aoti_load_package(path))
 
 
-def _check_pure(program: torch.export.ExportedProgram) -> None:
-    """Check that a program changes nothing, since its constants cannot change."""
-    signature = program.graph_signature
-    changed = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
+def _check_pure(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Check that a call changes nothing, since the constants of a program cannot change."""
+    args, kwargs = pytree.tree_map_only(Tensor, torch.clone, (args, dict(kwargs)))
+    leaves = pytree.tree_leaves((args, kwargs))
+    inputs = {f"argument {place}": leaf for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)}
+    with evaluation_mode(model):  # restores buffers
+        before = {name: (tensor, tensor._version) for name, tensor in {**inputs, **dict(model.named_buffers())}.items()}
+        model(*args, **kwargs)
+        after = {**inputs, **dict(model.named_buffers())}
+        changed = [name for name, (old, version) in before.items() if after[name] is not old or old._version != version]
     if changed:
         raise UnsupportedError(
             f"expected a model whose calls change no buffers and no arguments, got one that changes "
-            f"{', '.join(changed)}; leave it uncompiled: compile=False"
+            f"{', '.join(changed)}; pass compile=False"
         )
 
 
