@@ -29,7 +29,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|srcset)=\"([^\"]+)\"")
 COMMENT = re.compile(r".*?[^\s#].*?  # (.+)")
 SHAPE = re.compile(r"\[(\d+(?:, \d+)*)\](?: each)?")
 COMMANDS = typer.main.get_command(app).commands
-SLOW = ("docs/guides/train.md",)  # trains for 30 epochs
+SLOW = ("docs/guides/train.md", "docs/guides/freeze.md")  # train for 30 epochs, compile a network
 SHOWN = 100  # columns of a code block that fit beside the navigation at 1280 pixels
 
 sys.path.insert(0, str(ROOT / "docs"))

@@ -54,7 +54,7 @@ from regard.models import (
     register_with_timm,
     save_weights,
 )
-from regard.surgery import fuse
+from regard.surgery import freeze, fuse
 
 try:
     __version__ = version("regard")
@@ -91,6 +91,7 @@ __all__ = [
     "decompositions",
     "efficient_additive_attention",
     "efficient_additive_weights",
+    "freeze",
     "fuse",
     "list_models",
     "load_weights",

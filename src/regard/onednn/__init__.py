@@ -11,6 +11,7 @@ from regard.onednn.hooks import call_obstacle, has_hooks
 from regard.onednn.linear import Activation, dense
 from regard.onednn.packed import PackedConv2d, PackedLinear
 from regard.onednn.packing import Packed
+from regard.onednn.support import is_intercepted
 
 __all__ = [
     "Activation",
@@ -21,4 +22,5 @@ __all__ = [
     "call_obstacle",
     "dense",
     "has_hooks",
+    "is_intercepted",
 ]

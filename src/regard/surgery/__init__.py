@@ -1,6 +1,9 @@
 """Accelerate timm, torchvision and transformers models: same weights, same outputs."""
 
+from regard.surgery.freeze import freeze
+from regard.surgery.freezing.frozen import Frozen
+from regard.surgery.freezing.report import Candidate, FreezeReport
 from regard.surgery.fuse import fuse
 from regard.surgery.report import Folded, FuseReport, Left, Replaced
 
-__all__ = ["Folded", "FuseReport", "Left", "Replaced", "fuse"]
+__all__ = ["Candidate", "Folded", "FreezeReport", "Frozen", "FuseReport", "Left", "Replaced", "freeze", "fuse"]

@@ -1,0 +1,1 @@
+"""The parts of `freeze`: compile, compute in bfloat16, measure, report."""
