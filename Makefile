@@ -7,7 +7,7 @@ PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --quiet
 KERNELS := $(wildcard src/regard/attention/*/*.cpp src/regard/attention/*/*.h)
 NATIVE := CMakeLists.txt $(KERNELS)
 
-.PHONY: help demo test test-rest test-all test-lowered check bench sanitize docs clean
+.PHONY: help demo test test-rest test-all test-lowered check bench calibrate sanitize docs clean
 help:
 	@echo "make demo    train, evaluate and try two small networks on handwritten digits"
 	@echo "make test    run a broad selection of the tests, in minutes: every file, mechanism and family"
@@ -16,6 +16,7 @@ help:
 	@echo "make test-lowered run all tests twice, on the AVX2 and the SSE instruction sets of PyTorch"
 	@echo "make check   run the linters, the formatters' checks, the type checker and the spelling checker"
 	@echo "make bench   measure the kernels against their bars (quiet machine, some minutes)"
+	@echo "make calibrate measure what 'fuse' replaces by default on this processor's instruction set (quiet machine, some minutes)"
 	@echo "make sanitize run the kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make docs    build the documentation into site/"
 	@echo "make clean   remove everything that the other targets made"
@@ -48,6 +49,9 @@ bench: $(VENV)/dev.installed
 	$(BIN)/python benchmarks/models.py
 	$(BIN)/python benchmarks/modules.py
 	$(BIN)/python benchmarks/fuse.py
+
+calibrate: $(VENV)/dev.installed
+	$(BIN)/python benchmarks/calibrate.py
 
 sanitize: $(VENV)/dev.installed
 	$(BIN)/python tests/sanitize.py

@@ -1,5 +1,6 @@
 """What the benchmarks share: times, memory, bars, and the error budgets of the tests."""
 
+import platform
 import statistics
 import sys
 import time
@@ -7,6 +8,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
+
+from regard.attention import native_library
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))  # for `budget` and `attention.oracle`
 
@@ -27,6 +30,32 @@ def medians(*calls, rounds=ROUNDS):
             call()
             times.append(time.perf_counter() - begin)
     return [statistics.median(times) for times in seconds]
+
+
+def ratio(before, after, rounds=ROUNDS):
+    """Return the median seconds of two calls that take turns, and the median of the ratios of their times."""
+    pairs = []
+    for place in range(rounds + 1):
+        turn = ((0, before), (1, after))
+        seconds = [0.0, 0.0]
+        for which, call in turn if place % 2 else reversed(turn):
+            begin = time.perf_counter()
+            call()
+            seconds[which] = time.perf_counter() - begin
+        pairs.append(seconds)
+    old, new = zip(*pairs[1:], strict=True)  # the first turn warms up
+    return statistics.median(old), statistics.median(new), statistics.median(map(float.__truediv__, old, new))
+
+
+def processor():
+    """Return the processor's name, and the instruction set of the kernels."""
+    facts = {}
+    if Path("/proc/cpuinfo").is_file():
+        lines = [line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line]
+        facts = {key.strip(): value.strip() for key, value in reversed(lines)}
+    name = facts.get("model name", platform.processor() or platform.machine())
+    family = f" (family {facts['cpu family']}, model {facts['model']})" if "cpu family" in facts else ""
+    return f"{name}{family}, {native_library().instruction_set or 'no library'}"
 
 
 def product():

@@ -26,7 +26,7 @@ def agrees(model, folded, x=X):
 
 
 def fold(model, **options):
-    return fuse(model, inference=True, check=False, **options)
+    return fuse(model, inference=True, check=False, measure=False, **options)
 
 
 def conv():
@@ -206,7 +206,7 @@ def test_foldings_that_disagree_are_rolled_back(monkeypatch):
         folded.norm.bias.data.mul_(2)
         return ()
 
-    monkeypatch.setattr(sys.modules["regard.surgery.replace"], "fold_layers", spoil)
+    monkeypatch.setattr(sys.modules["regard.surgery.choose"], "fold_layers", spoil)
     fused = fuse(model, inference=True)
     assert "foldings were rolled back" in str(fused.fuse_report)
     assert len(fused.fuse_report.replaced) == times
