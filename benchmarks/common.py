@@ -33,15 +33,19 @@ def medians(*calls, rounds=ROUNDS):
 
 
 def ratio(before, after, rounds=ROUNDS):
-    """Return the median seconds of two calls that take turns, and the median of the ratios of their times."""
+    """Return the median seconds of two calls that take turns, and the median of the ratios of their times.
+
+    On one thread these are seconds of the processor, which other programs hardly disturb.
+    """
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     pairs = []
     for place in range(rounds + 1):
         turn = ((0, before), (1, after))
         seconds = [0.0, 0.0]
         for which, call in turn if place % 2 else reversed(turn):
-            begin = time.perf_counter()
+            begin = clock()
             call()
-            seconds[which] = time.perf_counter() - begin
+            seconds[which] = clock() - begin
         pairs.append(seconds)
     old, new = zip(*pairs[1:], strict=True)  # the first turn warms up
     return statistics.median(old), statistics.median(new), statistics.median(map(float.__truediv__, old, new))

@@ -159,8 +159,12 @@ def _fold(replacer: Replacer, judge: Judge, plan: Plan) -> Form:
         for one in layers
     )
     modules = dict(form.model.named_modules())
-    present = [(one, modules[one.path]) for one in replacer.found if isinstance(modules.get(one.path), Adapter)]
-    form.times = judge.decide(form.model, [_choice(one.path, module, one.adapter) for one, module in present])
+    choices = []
+    for one in replacer.found:
+        module = modules.get(one.path)
+        if isinstance(module, Adapter) and module.adapter is one.adapter:  # no fold has changed what it expects
+            choices.append(_choice(one.path, module, one.adapter))
+    form.times = judge.decide(form.model, choices)
     form.difference = replacer.difference_of(form.model)
     packed = sum(one.is_packed for one in form.packings)
     if packed:

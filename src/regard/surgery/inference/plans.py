@@ -35,7 +35,7 @@ class Plan:
 PLANS = (
     Plan(
         "original layout",
-        tuple(fold for fold in rules.FOLDS if not fold.replaces_module),  # rebuilt blocks are channels-last
+        tuple(fold for fold in rules.FOLDS if not fold.is_channels_last),
         None,
         {nn.Linear: PackedLinear},
     ),
