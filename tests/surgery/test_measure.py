@@ -241,6 +241,7 @@ def test_stored_calibrations_name_what_exists():
     kinds = {adapter.adapter_name(one) for one in rules.ADAPTERS} | {f"plan {one.name}" for one in PLANS}
     kinds |= {"PackedLinear", "PackedConv2d", "PackedConv2d, 1x1", "PackedConv2d, groups"}
     stored = json.loads(calibration.FILE.read_text())
+    assert stored
     for instruction_set, entry in stored.items():
         assert instruction_set in ("portable", "x86_64_v3", "x86_64_v4")
         assert entry["processor"] and entry["torch"]
