@@ -7,7 +7,7 @@ PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --quiet
 KERNELS := $(wildcard src/regard/attention/*/*.cpp src/regard/attention/*/*.h)
 NATIVE := CMakeLists.txt $(KERNELS)
 
-.PHONY: help demo test test-rest test-all test-lowered check bench table sanitize docs clean
+.PHONY: help demo test test-rest test-all test-lowered check bench table calibrate sanitize docs clean
 help:
 	@echo "make demo    train, evaluate and try two small networks on handwritten digits"
 	@echo "make test    run a broad selection of the tests, in minutes: every file, mechanism and family"
@@ -17,6 +17,7 @@ help:
 	@echo "make check   run the linters, the formatters' checks, the type checker and the spelling checker"
 	@echo "make bench   measure the kernels against their bars (quiet machine, some minutes)"
 	@echo "make table   measure all models in all runtimes, into results.csv (hours; a stopped run continues)"
+	@echo "make calibrate measure what 'fuse' replaces by default on this processor's instruction set (quiet machine, some minutes)"
 	@echo "make sanitize run the kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make docs    build the documentation into site/"
 	@echo "make clean   remove everything that the other targets made"
@@ -52,6 +53,9 @@ bench: $(VENV)/dev.installed
 
 table: $(VENV)/dev.installed $(VENV)/bench.installed
 	$(BIN)/python benchmarks/table.py results.csv --batch 1,8
+
+calibrate: $(VENV)/dev.installed
+	$(BIN)/python benchmarks/calibrate.py
 
 sanitize: $(VENV)/dev.installed
 	$(BIN)/python tests/sanitize.py

@@ -74,6 +74,25 @@ def medians(*calls, rounds=ROUNDS):
     return [statistics.median(times) for times in timings(*calls, rounds=rounds)]
 
 
+def ratio(before, after, rounds=ROUNDS):
+    """Return the median seconds of two calls that take turns, and the median of the ratios of their times.
+
+    On one thread these are seconds of the processor, which other programs hardly disturb.
+    """
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+    pairs = []
+    for place in range(rounds + 1):
+        turn = ((0, before), (1, after))
+        seconds = [0.0, 0.0]
+        for which, call in turn if place % 2 else reversed(turn):
+            begin = clock()
+            call()
+            seconds[which] = clock() - begin
+        pairs.append(seconds)
+    old, new = zip(*pairs[1:], strict=True)  # the first turn warms up
+    return statistics.median(old), statistics.median(new), statistics.median(map(float.__truediv__, old, new))
+
+
 def product():
     """Return a call of a large float32 `torch.mm`."""
     left = torch.randn(SIDE, SIDE)
@@ -87,21 +106,25 @@ def product_rate(rounds=ROUNDS):
 
 
 def timm_model(name):
-    """Build a timm model with random weights, for inference.
+    """Build a timm model with random weights, for inference."""
+    return with_statistics(timm.create_model(name))
+
+
+def with_statistics(model):
+    """Put a model with random weights in evaluation mode, and draw what random weights lack.
 
     Layer scales are 1, so that they do not hide the layers that they scale. Batch norms have statistics, so that
     folding them changes weights.
     """
-    model = timm.create_model(name).eval()
     with torch.no_grad():
         for key, parameter in model.named_parameters():
-            if "gamma" in key:
+            if "gamma" in key or "layer_scale" in key:
                 parameter.fill_(1.0)
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.running_mean.normal_(0, 0.1)
                 module.running_var.uniform_(0.5, 1.5)
-    return model
+    return model.eval()
 
 
 def milliseconds(seconds):

@@ -1,6 +1,7 @@
 """What folding must leave alone, with and without the check."""
 
 import copy
+import pickle
 import sys
 import threading
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from budget import assert_within_budget, truth
 from regard.errors import UnsupportedError
-from regard.surgery import fuse
+from regard.surgery import for_timm, fuse
 from tests.surgery.models import animate, assert_agrees, build, image, truth_of_build
 
 X = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -26,7 +27,7 @@ def agrees(model, folded, x=X):
 
 
 def fold(model, **options):
-    return fuse(model, inference=True, check=False, **options)
+    return fuse(model, inference=True, check=False, measure=False, **options)
 
 
 def conv():
@@ -206,7 +207,7 @@ def test_foldings_that_disagree_are_rolled_back(monkeypatch):
         folded.norm.bias.data.mul_(2)
         return ()
 
-    monkeypatch.setattr(sys.modules["regard.surgery.replace"], "fold_layers", spoil)
+    monkeypatch.setattr(sys.modules["regard.surgery.choose"], "fold_layers", spoil)
     fused = fuse(model, inference=True)
     assert "foldings were rolled back" in str(fused.fuse_report)
     assert len(fused.fuse_report.replaced) == times
@@ -224,3 +225,56 @@ def test_folding_keeps_modules_with_hooks():
     fused(image("swiftformer_xs"))
     assert calls == ["stem", "block"]
     assert fused.fuse_report.folded
+
+
+def mobilevit(**options):
+    """A network whose grids are 8, 4 and 3 wide, the last of which is resized for patches of 2."""
+    return animate(timm.create_model("mobilevitv2_050", num_classes=3, **options)).eval()
+
+
+def test_patches_are_not_unfolded():
+    model = mobilevit()
+    folded = fold(model)
+    blocks = [one for one in folded.modules() if isinstance(one, for_timm.mobilevitv2.GridBlock)]
+    assert len(blocks) == 3
+    for size in ((64, 64), (72, 96)):  # grids of 9 and of 3 rows are resized
+        assert agrees(model, folded, torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0)))
+    again = pickle.loads(pickle.dumps(folded))
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(again(x), folded(x))
+
+
+@pytest.mark.parametrize("change", ["hook", "forward", "mlp", "norm", "attention"])
+def test_patches_that_others_see_are_unfolded(change):
+    model = mobilevit()
+    outer = next(one for one in model.modules() if type(one).__name__ == "MobileVitV2Block")
+    block, channels = outer.transformer[0], outer.conv_1x1.out_channels
+    if change == "hook":
+        hooked(block.mlp)
+    elif change == "mlp":
+        block.mlp = nn.Sequential(nn.Conv2d(channels, channels, (1, 3), padding=(0, 1)))
+    elif change == "norm":
+        block.norm1 = nn.InstanceNorm2d(channels)
+    elif change == "attention":
+        block.attn.attn_drop.register_forward_hook(lambda *_: None)
+    else:
+        block.__class__ = type(
+            "Doubled", (type(block),), {"forward": lambda self, x: 2 * super(type(self), self).forward(x)}
+        )
+    folded = fold(model)
+    assert sum(isinstance(one, for_timm.mobilevitv2.GridBlock) for one in folded.modules()) == 2
+    assert agrees(model, folded, torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+
+
+def test_folded_patches_drop_attention_weights_in_training():
+    model = mobilevit()
+    for module in model.modules():
+        if hasattr(module, "attn_drop"):
+            module.attn_drop.p = 0.5
+    folded, x = fold(model), torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = folded(x)
+        for module in folded.modules():
+            module.training = hasattr(module, "attn_drop")
+        assert not torch.allclose(folded(x), expected)

@@ -4,6 +4,19 @@ from regard.surgery.freeze import freeze
 from regard.surgery.freezing.frozen import Frozen
 from regard.surgery.freezing.report import Candidate, FreezeReport
 from regard.surgery.fuse import fuse
-from regard.surgery.report import Folded, FuseReport, Left, Replaced
+from regard.surgery.report import Folded, FuseReport, Left, Packing, Replaced
+from regard.surgery.timing import Times
 
-__all__ = ["Candidate", "Folded", "FreezeReport", "Frozen", "FuseReport", "Left", "Replaced", "freeze", "fuse"]
+__all__ = [
+    "Candidate",
+    "Folded",
+    "FreezeReport",
+    "Frozen",
+    "FuseReport",
+    "Left",
+    "Packing",
+    "Replaced",
+    "Times",
+    "freeze",
+    "fuse",
+]

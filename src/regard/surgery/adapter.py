@@ -90,6 +90,11 @@ def detach(module: nn.Module) -> None:
         module.__class__ = module.original  # type: ignore[assignment]  # its class before
 
 
+def adapter_name(adapter: type[Adapter]) -> str:
+    """Return the name of an adapter inside this package, such as `for_timm.vit.Attention`."""
+    return f"{adapter.__module__}.{adapter.__qualname__}".removeprefix(f"{__package__}.")
+
+
 _COMBINED: dict[tuple[type, type], type[Adapter]] = {}
 
 

@@ -14,6 +14,9 @@ from regard.surgery.inspection import Upstream
 
 Example = Tensor | Sequence[Any] | Mapping[str, Any]
 
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+"""The arguments of one call, by place and by name."""
+
 EXAMPLE_HINT = "pass a batch as example="
 
 
@@ -60,12 +63,18 @@ def _image_size(model: Upstream) -> tuple[int, int, int] | None:
 def run_example(model: nn.Module, example: Example) -> list[Tensor]:
     """Evaluate a model on a copy of `example` and list the tensors that it returns; its state does not change."""
     with evaluation_mode(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
-        batch = _clone(example)
-        if isinstance(batch, Tensor):
-            return floating_tensors(model(batch))
-        if isinstance(batch, Mapping):
-            return floating_tensors(model(**batch))
-        return floating_tensors(model(*cast(Sequence[Any], batch)))
+        args, kwargs = arguments(example)
+        return floating_tensors(model(*args, **kwargs))
+
+
+def arguments(example: Example) -> Arguments:
+    """Return a copy of an example as the arguments of a call."""
+    batch = clone(example)
+    if isinstance(batch, Tensor):
+        return (batch,), {}
+    if isinstance(batch, Mapping):
+        return (), dict(batch)
+    return tuple(cast(Sequence[Any], batch)), {}
 
 
 def relative_difference(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
@@ -89,10 +98,17 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
     Neither `eval` nor `train` is called: some upstream layers merge weights there, which several models may share.
     """
+    with preserved(model):
+        for module in model.modules():
+            module.training = False
+        yield
+
+
+@contextmanager
+def preserved(model: nn.Module) -> Iterator[None]:
+    """Restore the modes and buffers of a model afterwards."""
     modules = [(module, module.training, dict(module._buffers)) for module in model.modules()]
     values = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    for module, _, _ in modules:
-        module.training = False
     try:
         yield
     finally:
@@ -123,12 +139,12 @@ def _walk(value: object) -> Iterator[Tensor]:
             yield from _walk(each)
 
 
-def _clone(value: object) -> object:
-    """Clone the tensors in a batch."""
+def clone(value: object) -> object:
+    """Return a value with copies of the tensors in it."""
     if isinstance(value, Tensor):
         return value.detach().clone()
     if isinstance(value, Mapping):
-        return {key: _clone(each) for key, each in value.items()}
+        return {key: clone(each) for key, each in value.items()}
     if isinstance(value, (tuple, list)) and type(value) in (tuple, list):
-        return type(value)(map(_clone, value))
+        return type(value)(map(clone, value))
     return value

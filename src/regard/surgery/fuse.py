@@ -6,21 +6,33 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from regard.surgery.choose import choose, choose_folded, make_report
 from regard.surgery.compare import EXAMPLE_HINT, Example, random_example
 from regard.surgery.inspection import walk
+from regard.surgery.judge import Judge, Stopwatch
 from regard.surgery.replace import Model, Replacer, copy_model
 from regard.surgery.report import FuseReport
 from regard.surgery.search import find
 
 
 def fuse(
-    model: Model, *, inference: bool = False, inplace: bool = False, check: bool = True, example: Example | None = None
+    model: Model,
+    *,
+    inference: bool = False,
+    inplace: bool = False,
+    check: bool = True,
+    measure: bool = True,
+    example: Example | None = None,
 ) -> Model:
     """Return an equivalent model whose attention modules run on regard's functions.
 
     The result has the same class, the same parameter objects (training one model trains both) and the same names in
     its state dict. Like `torch.compile`, it is used as `model = fuse(model)`. The attribute `fuse_report` lists what
     was replaced, what was not and why, and prints as a table.
+
+    What replaces a module is decided by measurement, on the example, and kept only if it is faster by 3 %. The
+    model as a whole is measured too: if it is not faster, it stays as it was. A model in training mode is measured
+    forward and backward, so call `eval()` first if it will only predict.
 
     Modules stay as they are if they have hooks, parametrizations, tied or quantized weights, are compiled or traced,
     or belong to a subclass with another forward. Calls that regard does not support, such as masked ones, run the
@@ -35,8 +47,11 @@ def fuse(
         inplace: change the model itself, not a copy. With `inference`, its modules are new objects nevertheless.
         check: compare the outputs on a batch; a replacement that changes them by more than float32 rounding is undone
             and reported.
-        example: the batch for the check: a tensor, a sequence of arguments, or a mapping of arguments by name. None
-            draws random images of the size in the model's `pretrained_cfg` or `config`.
+        measure: decide by measurement, which takes seconds and may end differently on another machine or in another
+            run. False decides by speed-ups that are stored per instruction set.
+        example: the batch for the check and for measuring, best of the size that the model will run on: a tensor, a
+            sequence of arguments, or a mapping of arguments by name. None draws random images of the size in the
+            model's `pretrained_cfg` or `config`: two for the check, one for measuring.
 
     Raises:
         TypeError: `model` is not an `nn.Module`.
@@ -50,7 +65,8 @@ def fuse(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}; pass the model, not its name")
-    batch, unchecked = _batch(model, check, example)
+    drawn = random_example(model) if example is None and (check or measure) else example
+    batch, unchecked = _batch(drawn) if check else (None, "check=False")
     blocked = next(reason for _, _, reason in walk(model))  # why the model as a whole must not change
     target = model if blocked or (inplace and not inference) else _copy_structure(model, inference)
     found, left = find(target)
@@ -59,33 +75,33 @@ def fuse(
         return target
     replacer = Replacer(target, found, batch, unchecked)
     replacer.replace()
-    drawn = example is None and batch is not None
-    report = FuseReport(
-        replacer.replaced(),
-        (*left, *replacer.left),
-        difference=replacer.difference,
-        tolerance=replacer.tolerance,
-        unchecked=f"{replacer.unchecked}; {EXAMPLE_HINT}" if replacer.unchecked and drawn else replacer.unchecked,
-    )
-    if inference:
-        folded, report = replacer.fold(report)
-        target = cast(Model, folded)  # of the same class, or of a class derived from it
-        if inplace:
-            model.__class__ = type(target)
-            vars(model).update(vars(target))
-            target = model
-    _set_report(target, report)
-    return target
+    judge = _judge(replacer, drawn, example is None, inference) if measure else Judge("measure=False")
+    form, trials = (choose_folded if inference else choose)(replacer, judge)
+    if example is None and batch is not None and replacer.unchecked:
+        replacer.unchecked += f"; {EXAMPLE_HINT}"
+    _set_report(form.model, make_report(replacer, form, trials, tuple(left), judge.unmeasured))
+    result = cast(Model, form.model)  # of the same class, or of a class derived from it
+    if inference and inplace:
+        model.__class__ = type(result)
+        vars(model).update(vars(result))
+        return model
+    return result
 
 
-def _batch(model: nn.Module, check: bool, example: Example | None) -> tuple[Example | None, str]:
-    """Return the input for the check, or None and why there is no check."""
-    if not check:
-        return None, "check=False"
-    if example is not None:
-        return example, ""
-    drawn = random_example(model)
+def _batch(drawn: Example | str | None) -> tuple[Example | None, str]:
+    """Return the input for the check, or None and why there is none."""
     return (None, drawn) if isinstance(drawn, str) else (drawn, "")
+
+
+def _judge(replacer: Replacer, example: Example | str | None, is_drawn: bool, inference: bool) -> Judge:
+    """Return what decides: a measurement if the model runs on the example, else the calibration."""
+    batch, problem = _batch(example)
+    if batch is None:
+        return Judge(problem)
+    if is_drawn and isinstance(batch, Tensor):
+        batch = batch[:1]  # the check needs two images, but one is what most predictions run on
+    stopwatch = Stopwatch(batch, is_training=replacer.model.training and not inference)
+    return Judge(f"the model raises {problem}") if (problem := stopwatch.problem(replacer.model)) else stopwatch
 
 
 def _copy_structure(model: Model, inference: bool) -> Model:

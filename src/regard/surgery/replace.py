@@ -5,15 +5,12 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from textwrap import shorten
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from regard.errors import UnsupportedError
-from regard.onednn import Packed
-from regard.surgery import rules
 from regard.surgery.adapter import attach, detach
 from regard.surgery.compare import (
     Example,
@@ -22,11 +19,9 @@ from regard.surgery.compare import (
     rounding_tolerance,
     run_example,
 )
-from regard.surgery.inference.fold import fold_layers
-from regard.surgery.inference.pack import pack_layers
-from regard.surgery.inspection import walk
-from regard.surgery.report import FuseReport, Left, Replaced
+from regard.surgery.report import Left, Replaced
 from regard.surgery.search import Found
+from regard.surgery.timing import Times
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -58,13 +53,11 @@ class Replacer:
             if difference > self.tolerances.get(one.path, 0.0):
                 self._leave(one, f"rolled back: its output would differ by {difference:.1e} of the largest")
         self._attach_all()
-        self.difference = self._measure(self.model)
-        if self._agrees(self.difference):
+        self.difference = self.difference_of(self.model)
+        if self.agrees(self.difference):
             return
-        for one in self.found:
-            detach(one.module)
-        again = self._measure(self.model)
-        if self._agrees(again):
+        again = self.difference_of(self.detach_all())
+        if self.agrees(again):
             reason = f"rolled back: the model's outputs would differ by {self.difference:.1e} of the largest"
             for one in list(self.found):
                 self._leave(one, reason)
@@ -74,39 +67,36 @@ class Replacer:
             self._give_up("the original does not repeat its own outputs")
             self.difference = None
 
-    def replaced(self) -> tuple[Replaced, ...]:
-        """List the replaced modules, for the report."""
-        rows = []
-        for one in self.found:
-            difference = self.differences.get(one.path)
-            missed = "not reached by the check" if difference is None and not self.unchecked else ""
-            note = "; ".join(filter(None, (one.note, missed)))
-            tolerance = self.tolerances.get(one.path, 0.0)
-            rows.append(Replaced(one.path, one.name, one.adapter.mechanism, note, difference, tolerance))
-        return tuple(rows)
+    def row(self, one: Found, path: str, times: Times | None) -> Replaced:
+        """Return what the report says about a replaced module, which is at `path` now."""
+        difference = self.differences.get(one.path)
+        missed = "not reached by the check" if difference is None and not self.unchecked else ""
+        note = "; ".join(filter(None, (one.note, missed)))
+        tolerance = self.tolerances.get(one.path, 0.0)
+        return Replaced(path, one.name, one.adapter.mechanism, note, difference, tolerance, times)
 
-    def fold(self, report: FuseReport) -> tuple[nn.Module, FuseReport]:
-        """Fold and pack the layers of a copy of the model, and return an unfolded copy if its outputs differ."""
-        folded = self._copy()
-        blocked = {path for path, _, reason in walk(self.model) if reason}
+    def detach_all(self) -> nn.Module:
+        """Undo all replacements, and return the model."""
+        for one in self.found:
+            detach(one.module)
+        return self.model
+
+    def agrees(self, difference: float | None) -> bool:
+        """Whether a difference of the model's outputs is rounding, or unknown."""
+        return difference is None or difference <= self.tolerance
+
+    def difference_of(self, model: nn.Module) -> float | None:
+        """Return the difference of a model's outputs from the original's; None without a batch."""
+        if self.batch is None:
+            return None
         try:
-            layers = fold_layers(folded, rules.FOLDS, blocked)
-            pack_layers(folded, blocked)
-            difference = self._measure(folded)
-            problem = "" if self._agrees(difference) else f"outputs would differ by {difference:.1e} of the largest"
-        except Exception as error:  # an unknown network combines known parts in an unexpected way
-            problem = describe(error)
-        if problem:
-            note = f"foldings were rolled back: {problem}"
-            return self._copy(), replace(report, notes=(*report.notes, note))
-        notes = list(report.notes)
-        packed = sum(isinstance(module, Packed) for module in folded.modules())
-        if packed:
-            notes.append(f"{packed} layers keep a second copy of their weights, in oneDNN's layout")
-        if layers and hasattr(folded, "save_pretrained"):
-            notes.append("save_pretrained would write names that from_pretrained does not know; save the original")
-        replaced = tuple(replace(one, path=_nearest(folded, one.path)) for one in report.replaced)
-        return folded, replace(report, replaced=replaced, folded=layers, difference=difference, notes=tuple(notes))
+            return relative_difference(self.before, run_example(model, self.batch))
+        except Exception:  # a failure where the original ran counts as a difference
+            return math.inf
+
+    def copy(self) -> nn.Module:
+        """Copy the model and its parameters, then call `eval`, in which some layers merge their weights."""
+        return copy_model(self.model, {}, "leave out inference=True, which copies it").eval()
 
     def _compare_modules(self) -> None:
         """Run the original, and wherever it calls a module that has an adapter, run the adapter on the same input.
@@ -166,21 +156,6 @@ class Replacer:
         self.found.remove(one)
         self.left.append(Left(one.path, one.name, reason))
 
-    def _agrees(self, difference: float | None) -> bool:
-        return difference is None or difference <= self.tolerance
-
-    def _measure(self, model: nn.Module) -> float | None:
-        if self.batch is None:
-            return None
-        try:
-            return relative_difference(self.before, run_example(model, self.batch))
-        except Exception:  # a failure where the original ran counts as a difference
-            return math.inf
-
-    def _copy(self) -> nn.Module:
-        """Copy the model and its parameters, then call `eval`, in which some layers merge their weights."""
-        return copy_model(self.model, {}, "leave out inference=True, which copies it").eval()
-
 
 def copy_model(model: Model, kept: dict[int, object], remedy: str) -> Model:
     """Copy a model.
@@ -202,11 +177,3 @@ def copy_model(model: Model, kept: dict[int, object], remedy: str) -> Model:
 def describe(error: BaseException) -> str:
     """Return the type of an error and the beginning of its message, in one line."""
     return shorten(f"{type(error).__name__}: {error}", 200, placeholder=" ...")
-
-
-def _nearest(model: nn.Module, path: str) -> str:
-    """Return the path of a module, or of the rebuilt module that contains it now."""
-    names = dict(model.named_modules())
-    while path not in names:
-        path = path.rpartition(".")[0]
-    return path

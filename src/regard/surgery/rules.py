@@ -55,6 +55,7 @@ FOLDS: tuple[type[Fold], ...] = (
     for_timm.swiftformer.ConvEncoderFold,  # before BlockFold, since a Block contains a LocalRepresentation
     for_timm.swiftformer.BlockFold,
     for_timm.swiftformer.SwiftFormerFold,
+    for_timm.mobilevitv2.BlockFold,
     for_transformers.mobilevitv2.MobileViTV2ConvLayerFold,
     for_transformers.swiftformer.SwiftFormerEmbeddingsFold,
     for_transformers.swiftformer.SwiftFormerConvEncoderFold,

@@ -22,10 +22,12 @@ class Fold:
     Attributes:
         upstream_classes: full names of the classes, without their subclasses, whose layers it folds.
         replaces_module: whether a new module takes the place of the old one; a whole model is never replaced.
+        is_channels_last: whether the result is made for channels-last images.
     """
 
     upstream_classes: ClassVar[tuple[str, ...]]
     replaces_module: ClassVar[bool] = False
+    is_channels_last: ClassVar[bool] = False
 
     @classmethod
     def apply(cls, module: Upstream, sharing: Sharing) -> Folding:

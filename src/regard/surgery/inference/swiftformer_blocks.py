@@ -73,6 +73,7 @@ class ConvBlockFold(Fold):
     """
 
     replaces_module = True
+    is_channels_last = True
     depthwise: ClassVar[str]
     first: ClassVar[str]
     second: ClassVar[str]
@@ -106,6 +107,7 @@ class AttentionBlockFold(Fold):
     """
 
     replaces_module = True
+    is_channels_last = True
     token_norm: ClassVar[TokenNorm]
 
     @classmethod

@@ -1,0 +1,74 @@
+"""Plans for inference: which layers are folded, the memory layout of images, weights packed for oneDNN."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from regard.onednn import Packed, PackedConv2d, PackedLinear
+from regard.surgery import rules
+from regard.surgery.inference.fold import Fold
+from regard.surgery.inspection import walk_unblocked
+from regard.surgery.measure import Choice
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One way of preparing a model for inference.
+
+    Attributes:
+        name: for the report and the calibration.
+        folds: applied in turn.
+        memory_format: of the convolutions' weights, and so of the images; None keeps it.
+        packed: classes of layers that may be packed, with what they become.
+    """
+
+    name: str
+    folds: tuple[type[Fold], ...]
+    memory_format: torch.memory_format | None
+    packed: Mapping[type[nn.Module], type[Packed]]
+
+
+PLANS = (
+    Plan(
+        "original layout",
+        tuple(fold for fold in rules.FOLDS if not fold.is_channels_last),
+        None,
+        {nn.Linear: PackedLinear},
+    ),
+    Plan("channels-last", rules.FOLDS, torch.channels_last, {nn.Linear: PackedLinear, nn.Conv2d: PackedConv2d}),
+)
+"""From the smallest change to the largest."""
+
+
+def packable(
+    model: nn.Module, packed: Mapping[type[nn.Module], type[Packed]], blocked: Collection[str] = ()
+) -> list[Choice]:
+    """List the layers whose weights can be packed.
+
+    Args:
+        model: for inference; only float32 weights on the CPU are packed.
+        packed: classes of layers, with what they become.
+        blocked: paths whose modules keep their classes.
+    """
+    return [
+        Choice(path, module, type(module), packed[type(module)], _kind(module))
+        for path, module in walk_unblocked(model, blocked)
+        if type(module) in packed and _is_packable(module.weight)
+    ]
+
+
+def _kind(layer: nn.Module) -> str:
+    """Return what the calibration calls the packing of a layer."""
+    if not isinstance(layer, nn.Conv2d):
+        return "PackedLinear"
+    if layer.groups > 1:
+        return "PackedConv2d, groups"
+    return "PackedConv2d, 1x1" if layer.kernel_size == (1, 1) else "PackedConv2d"
+
+
+def _is_packable(weight: object) -> bool:
+    return type(weight) is nn.Parameter and weight.dtype == torch.float32 and weight.device.type == "cpu"
