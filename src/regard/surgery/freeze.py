@@ -36,7 +36,7 @@ def freeze(
     with the original's is kept. The attribute `report` lists all of them with their times, and prints as a table.
 
     Without a working C++ compiler or a writable cache folder, the compiled candidate drops out, and the report says
-    why. Compiling takes from half a minute to some minutes per model.
+    why. Compiling takes minutes per model.
 
     Inputs of another shape, dtype or number of threads than the example's run uncompiled, after one warning.
 
