@@ -80,7 +80,7 @@ def test_opcheck(mechanism, sample, device):
 
 
 def is_singular(mechanism, sample):
-    """Whether the call has no second derivatives: they are NaN in the reference, and opcheck finds NaN unequal to NaN."""
+    """Whether second derivatives are NaN in the reference too. opcheck finds NaN unequal to NaN."""
     tensors = {name: tensor.requires_grad_() for name, tensor in sample.tensors(torch.float64).items()}
     outputs = leaves(run(mechanism, sample, tensors, "reference"))
     first = torch.autograd.grad(sum(map(torch.sum, outputs)), tensors.values(), create_graph=True)
