@@ -25,8 +25,8 @@ def build(folder):
 def check(file):
     """Run all samples in all dtypes, on one and two threads; runs in the child process."""
     import torch
-    from attention.grids import GRIDS
 
+    from attention.neighborhood.grids import GRIDS
     from budget import leaves
     from regard.attention import MECHANISMS, neighborhood_attention
     from regard.attention._native import loader
