@@ -157,7 +157,9 @@ struct LanePlan {
         for (int l = 1; l < block.valid; ++l) runs += block.first[l] != block.first[l - 1] + 1;
         const int room = 2 * n - farthest;
         block.gap = int(block.first[block.valid - 1]) - (block.valid - 1);
-        const bool is_blended = runs == 2 && block.first[0] == 0 && !(kShuffleIsOneInstruction && room > 0);
+        const bool has_room_before = block.gap >= 0;  // a second vector must not begin before the row
+        const bool is_blended =
+            runs == 2 && block.first[0] == 0 && has_room_before && !(kShuffleIsOneInstruction && room > 0);
         block.access = runs == 1    ? Access::contiguous
                        : is_blended ? Access::blended
                        : room > 0   ? Access::shuffled
