@@ -1,13 +1,15 @@
-"""Choose what `make test` leaves to `make test-all`: repetition over samples and models.
+"""Choose what `make test` leaves to `make test-rest`: repetition over samples and models, and what takes long.
 
 For each combination of a test's other parameters (dtype, backend, ...), two samples of every mechanism and one model
 of every family stay in the broad selection. The others get the mark `exhaustive`. Image sizes of a model also count
 as repetition. The choice moves on from combination to combination, so that all together cover more samples and sizes.
 
-`@pytest.mark.exhaustive` leaves a test out of `make test`, and `@pytest.mark.every_parameter` keeps all its parameters.
+`@pytest.mark.one_parameter` keeps one case of a slow test, or one of each mechanism. `@pytest.mark.exhaustive` leaves
+a test out of `make test`.
 """
 
 from collections import defaultdict
+from zlib import crc32
 
 import pytest
 
@@ -20,15 +22,15 @@ MODELS_PER_FAMILY = 1
 
 
 def mark_repetition(items):
-    """Mark the tests that repeat others on one more sample or model."""
+    """Mark the tests that repeat others on one more sample, model or parameter."""
     groups = defaultdict(lambda: defaultdict(list))
     for item in items:
-        if hasattr(item, "callspec") and not item.get_closest_marker("every_parameter"):
-            kept, key = describe(item.callspec.params)
+        if hasattr(item, "callspec"):
+            kept, key = describe(item)
             if kept is not None:
                 groups[item.nodeid.partition("[")[0], kept][key].append(item)
-    for (_, kept), combinations in groups.items():
-        for shift, repeated in enumerate(combinations.values()):
+    for (name, kept), combinations in groups.items():
+        for shift, repeated in enumerate(combinations.values(), start=crc32(name.encode()) if kept == 1 else 0):
             count = len(repeated)
             chosen = {(shift + place * count // kept) % count for place in range(min(kept, count))}
             for place, item in enumerate(repeated):
@@ -36,13 +38,16 @@ def mark_repetition(items):
                     item.add_marker(pytest.mark.exhaustive)
 
 
-def describe(parameters):
+def describe(item):
     """Return how many tests of a combination are kept (None: all), and the combination.
 
     A model is its name, or an object with the name of a model and perhaps of a naming.
     """
+    parameters = item.callspec.params
     kept, key = None, []
     names = {parameter: getattr(value, "name", value) for parameter, value in parameters.items()}
+    if item.get_closest_marker("one_parameter"):
+        return 1, names.get("mechanism")
     has_model = any(isinstance(name, str) and name in MODELS for name in names.values())
     for parameter, value in parameters.items():
         name = names[parameter]

@@ -179,19 +179,20 @@ def test_no_switches_outside_the_arguments():
 def test_import_is_light():
     program = """
 import sys, time
-import torch
 begin = time.process_time()
+import torch
+middle = time.process_time()
 import regard
-print(time.process_time() - begin)
+print((time.process_time() - middle) / (middle - begin))
 heavy = ("timm", "matplotlib", "onnx", "sklearn", "accelerate", "typer", "triton")
 print([name for name in heavy if name in sys.modules])
 """
-    seconds = []
+    ratios = []
     installed = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}  # has bytecode
-    for _ in range(3):
+    for _ in range(2):
         command = [sys.executable, "-c", program]
         lines = subprocess.run(command, capture_output=True, text=True, check=True, env=installed).stdout
-        time, modules = lines.splitlines()
+        ratio, modules = lines.splitlines()
         assert modules == "[]"
-        seconds.append(float(time))
-    assert min(seconds) <= 0.3
+        ratios.append(float(ratio))
+    assert min(ratios) <= 0.15  # of the time to import torch

@@ -103,6 +103,7 @@ def test_inputs_untouched(mechanism, sample, backend, device):
     assert all(torch.equal(tensor, tensors[name]) for name, tensor in sample.tensors(device=device).items())
 
 
+@pytest.mark.one_parameter
 @backends
 def test_compile(mechanism, sample, backend, device):
     torch.compiler.reset()
@@ -124,6 +125,7 @@ def regard_nodes(program):
     return [node for node in program.graph.nodes if str(node.target).startswith("regard.")]
 
 
+@pytest.mark.one_parameter
 @pytest.mark.parametrize(
     ("mechanism", "sample", "backend", "device"), [call for call in BACKENDS if "batch_0" not in call.id]
 )

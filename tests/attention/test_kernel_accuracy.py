@@ -34,6 +34,7 @@ CALLS = [
 ]
 
 
+@pytest.mark.one_parameter
 @needs_native
 @pytest.mark.parametrize("name", INSTRUCTION_SETS)
 @pytest.mark.parametrize(("mechanism", "sample"), CALLS)
@@ -44,6 +45,7 @@ def test_instruction_sets(mechanism, sample, name, monkeypatch):
         assert_within_budget(got, truth_of(mechanism, sample, dtype))
 
 
+@pytest.mark.one_parameter
 @needs_native
 @pytest.mark.parametrize(("grid", "heads", "head_dim", "kernel", "options"), LARGER, ids=str)
 def test_larger_grids(grid, heads, head_dim, kernel, options):

@@ -17,6 +17,7 @@ from .kernels import INSTRUCTION_SETS, local, needs_native
 NATIVE_FOLDERS = tuple(_native.__path__)
 
 
+@pytest.mark.exhaustive
 @needs_native
 def test_separable_attention_needs_no_memory_for_large_patches():
     program = """
@@ -34,6 +35,7 @@ print((peak() - before) / (tokens.numel() * 4))
     assert float(output) < 6  # of the tokens' size: outputs, sums, sums of runs
 
 
+@pytest.mark.exhaustive
 @needs_native
 def test_out_of_memory():
     program = """

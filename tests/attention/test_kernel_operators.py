@@ -21,6 +21,7 @@ def test_default_on_the_cpu():
     assert "regard::neighborhood_attention" in {event.key for event in profile.key_averages()}
 
 
+@pytest.mark.exhaustive
 @needs_native
 @pytest.mark.parametrize(
     "layer",
@@ -46,6 +47,7 @@ def test_flops_are_counted(attention):
     assert counter.get_total_flops() == 2 * products + 5 * products
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "first",
     [

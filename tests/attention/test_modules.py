@@ -46,6 +46,7 @@ class TestModules:
         with torch.autocast("cpu", torch.bfloat16):
             assert sample.build()(torch.randn(sample.shape)).dtype == torch.bfloat16
 
+    @pytest.mark.one_parameter
     def test_compile(self, mechanism, sample):
         torch.compiler.reset()
         layer, x = sample.build(), torch.randn(sample.shape)

@@ -108,6 +108,7 @@ def samples(mechanism, dtype):
     return [s for s in chosen if not mechanism.unsupported_reasons(**s.tensors(dtype), **s.options)]
 
 
+@pytest.mark.one_parameter
 @needs_native
 @with_libraries
 @with_dtypes
@@ -126,6 +127,7 @@ def test_inputs(name, dtype, library, monkeypatch):
     assert found, "no input made the reference NaN"
 
 
+@pytest.mark.one_parameter
 @needs_native
 @with_libraries
 @with_dtypes
@@ -141,6 +143,7 @@ def test_gradients_of_outputs(name, dtype, library, monkeypatch):
     assert found, "no gradient made the reference NaN"
 
 
+@pytest.mark.one_parameter
 @needs_native
 @with_libraries
 @with_dtypes

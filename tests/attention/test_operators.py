@@ -65,6 +65,7 @@ def operator_calls(mechanism, sample, device, dtype=torch.float32):
     return (operator.forward, inputs), (operator.backward, [*grads, *inputs, *saved])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # opcheck's own
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("mechanism", "sample"), OPCHECKED)

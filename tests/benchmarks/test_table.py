@@ -203,6 +203,7 @@ def test_rounds():
     assert row.rounds_for(1e9, lambda: None) == row.MAX_ROUNDS
 
 
+@pytest.mark.one_parameter
 @pytest.mark.parametrize("name", ["eager", "fused", "bfloat16"])
 def test_runtimes_compute_the_model(name):
     """Those that compile and export take a minute; the table reports the differences of all."""
@@ -214,6 +215,7 @@ def test_runtimes_compute_the_model(name):
         assert_within_budget(runtime.prepare(model, x)(), expected)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("library", table.LIBRARIES)
 def test_models_of_both_libraries_have_equal_weights(library):
     model, baseline, source = row.build("swiftformer_xs", library)

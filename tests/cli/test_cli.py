@@ -241,6 +241,7 @@ def test_eval(run):
     assert printed.splitlines()[:-1] == ["class\timages\tcorrect\taccuracy", *rows]
 
 
+@pytest.mark.exhaustive
 def test_eval_of_names_that_look_like_markup(place):
     folder = write_folder(place / "markup")
     (folder / "red").rename(folder / "[red]")
@@ -332,6 +333,7 @@ for arguments in (["models", "nat_nano"], ["check"], sys.argv[1:]):
 """
 
 
+@pytest.mark.exhaustive
 def test_without_the_optional_packages(tmp_path):
     train = ["train", "--model", "nat_nano", "--data", "digits", "--out", str(tmp_path / "run")]
     done = subprocess.run([sys.executable, "-c", WITHOUT, *train], capture_output=True, text=True, check=True)
@@ -340,6 +342,7 @@ def test_without_the_optional_packages(tmp_path):
     assert "pip install 'regard[train]'" in one_error(done)
 
 
+@pytest.mark.exhaustive
 def test_demo_says_who_missed_the_goal(run, tmp_path, monkeypatch):
     shutil.copytree(run, tmp_path / "demo" / "nat_nano")  # an earlier one, to be replaced
     monkeypatch.setattr(demo_command, "GOAL", 1.01)
@@ -351,6 +354,7 @@ def test_demo_says_who_missed_the_goal(run, tmp_path, monkeypatch):
     assert f"{evaluate(tmp_path / 'demo' / 'nat_nano').top1:.2%}" in result.stdout
 
 
+@pytest.mark.exhaustive
 def test_demo_ends_with_the_next_command(tmp_path, monkeypatch):
     monkeypatch.setattr(demo_command, "GOAL", 0.0)
     monkeypatch.setattr(demo_command, "MODELS", ("nat_nano",))

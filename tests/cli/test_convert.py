@@ -36,6 +36,7 @@ def written(folder, name, naming="regard", **options):
     return folder / "net.pth"
 
 
+@pytest.mark.one_parameter
 @pytest.mark.parametrize("name", CASES)
 def test_there_and_back(name, tmp_path):
     fields, namings = CASES[name]
@@ -64,6 +65,7 @@ def test_without_classifier(tmp_path):
     assert "head.weight" not in load_state(tmp_path / "net.official.safetensors")
 
 
+@pytest.mark.exhaustive
 def test_first_generation_of_swiftformer(tmp_path):
     """Hugging Face's weights compute another normalizer than the others' code."""
     file = written(tmp_path, "swiftformer_xs", naming="hf", token_norm="ones")
@@ -83,6 +85,7 @@ def test_first_generation_of_swiftformer_is_not_timms(tmp_path):
     assert "token_norm" in one_error(call("convert", file, "--to", "timm", code=2))
 
 
+@pytest.mark.exhaustive
 def test_models_of_equal_shapes(tmp_path):
     """NAT and DiNAT differ in Hugging Face's names only."""
     file = written(tmp_path, "nat_mini", num_classes=2)

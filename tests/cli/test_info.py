@@ -28,6 +28,7 @@ def rows(name, *options):
     return {row[0]: row[1:] for row in cells}, total
 
 
+@pytest.mark.one_parameter
 @pytest.mark.parametrize("name", SMALLEST)
 def test_rows_add_up(name):
     table, total = rows(name)

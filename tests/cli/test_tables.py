@@ -73,6 +73,7 @@ def test_blocks():
     ]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("columns", [40, 80, 200])
 def test_a_terminal_never_breaks_the_name_of_a_model(columns):
     printed = on_terminal("models", columns=columns)
@@ -82,6 +83,7 @@ def test_a_terminal_never_breaks_the_name_of_a_model(columns):
         assert len(rows) == len(MODELS) and max(len(line.rstrip()) for line in printed.splitlines()) <= columns
 
 
+@pytest.mark.one_parameter
 @pytest.mark.parametrize(
     "arguments", [("info", "swin_tiny_patch4_window7_224"), ("check",), ("models", "deit_tiny_d*")]
 )

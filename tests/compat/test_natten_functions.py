@@ -38,12 +38,14 @@ def fused(query, key, value, bias=None, **options):
     return getattr(functional, f"na{query.ndim - 3}d")(query, key, value, rpb=bias, **options)
 
 
+@pytest.mark.one_parameter
 @pytest.mark.parametrize("attention", [pipeline, fused])
 @pytest.mark.parametrize("record", OPERATORS, ids=[record["name"] for record in OPERATORS])
 def test_natten_operators(record, attention):
     assert_natten_values(attention, record)
 
 
+@pytest.mark.one_parameter
 @pytest.mark.parametrize("attention", [pipeline, fused])
 @pytest.mark.parametrize("case", CASES)
 def test_regards_attention(case, attention):

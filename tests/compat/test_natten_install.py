@@ -136,14 +136,17 @@ def run(program, cwd=None):
     return done.stdout
 
 
+@pytest.mark.exhaustive
 def test_names():
     run(NAMES)
 
 
+@pytest.mark.exhaustive
 def test_a_block_of_the_nat_repository():
     run(NAT)
 
 
+@pytest.mark.exhaustive
 def test_dinat_of_transformers():
     """Import, build and convert the weights. The forward pass of 4.57 and 5.23 swaps axes, which is an error."""
     run(DINAT)
@@ -240,30 +243,36 @@ def real_natten(tmp_path):
     return tmp_path
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("program", [THREADS, RELOAD], ids=["threads", "reload"])
 def test_installs_once(program):
     run(program)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("before", ["", "import natten", "sys.modules['natten'] = None"])
 def test_an_empty_folder_is_not_natten(tmp_path, before):
     (tmp_path / "natten").mkdir()
     run(EMPTY.format(before=before), cwd=tmp_path)
 
 
+@pytest.mark.exhaustive
 def test_none_is_not_natten():
     run(EMPTY.format(before="sys.modules['natten'] = None"))
 
 
+@pytest.mark.exhaustive
 def test_a_natten_installed_later_takes_precedence(real_natten):
     run(LATER.format(folder=str(real_natten)))
 
 
+@pytest.mark.one_parameter
 @pytest.mark.parametrize("already", ["", "import natten"])
 def test_a_real_natten_stays(real_natten, already):
     run(STAYS.format(already=already, version="0.21.6"), cwd=real_natten)
 
 
+@pytest.mark.exhaustive
 def test_a_stub_stays():
     """A stub module that a test put into sys.modules has no __spec__."""
     stub = "import types; sys.modules['natten'] = stub = types.ModuleType('natten'); stub.__version__ = 'stub'"
@@ -271,5 +280,6 @@ def test_a_stub_stays():
     run(STAYS.format(already=f"import regard.compat.natten as ours; ours.install(); {stub}", version="stub"))
 
 
+@pytest.mark.exhaustive
 def test_importing_changes_nothing():
     run("import sys, regard.compat.natten; assert 'natten' not in sys.modules and 'transformers' not in sys.modules")

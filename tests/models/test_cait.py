@@ -27,6 +27,7 @@ def timms(seed=3):
     return draw(timm.create_model(NAME, num_classes=10, **SIZES), seed)
 
 
+@pytest.mark.one_parameter
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "training"])
 def test_equals_timm(training):
     upstream = timms()

@@ -26,6 +26,7 @@ def test_forward_and_backward(name, size):
         assert parameter.grad is not None and parameter.grad.isfinite().all(), key
 
 
+@pytest.mark.one_parameter
 @pytest.mark.parametrize(("name", "size"), sizes(), ids=str)
 def test_images_do_not_see_each_other(name, size):
     model = small(name).eval()
@@ -44,6 +45,7 @@ def test_dtypes(name, dtype):
     assert logits.dtype == dtype and logits.isfinite().all()
 
 
+@pytest.mark.one_parameter
 @pytest.mark.parametrize("name", SMALL)
 def test_memory_layout_does_not_matter(name):
     """Other layouts run other instructions, so the results may differ by rounding."""
@@ -77,6 +79,7 @@ def test_grad_checkpointing(name):
         assert torch.equal(tensor, recomputed[key]), key
 
 
+@pytest.mark.one_parameter
 @pytest.mark.parametrize("name", SMALL)
 def test_compile(name):
     torch.compiler.reset()

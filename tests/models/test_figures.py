@@ -13,6 +13,7 @@ from .frozen import describe, differences, path_of, shorten
 from .networks import EVERY, build_on_meta, images
 
 
+@pytest.mark.one_parameter
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)
 def test_models_are_frozen(family):
     """A failure lists what changed; see `frozen.py`."""

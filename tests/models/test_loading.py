@@ -88,6 +88,7 @@ class TestNamings:
             names = set(state) ^ set(export_state(model, found))
             assert all(name.endswith(("mask", "index")) for name in names)  # either is right where names agree
 
+    @pytest.mark.one_parameter
     @pytest.mark.parametrize("name", ["swiftformer_xs", "vitrpb_small", SWIN, DISTILLED, "cait_xxs24_224"])
     def test_variants_of(self, name):
         model = create_model(name, num_classes=3, in_chans=2)

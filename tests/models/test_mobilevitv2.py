@@ -37,6 +37,7 @@ def pair():
     return create_model("mobilevitv2_050", weights=upstream.state_dict()).eval(), upstream
 
 
+@pytest.mark.one_parameter
 @pytest.mark.parametrize(
     ("naming", "build", "size"),
     [
@@ -64,6 +65,7 @@ def test_equals_timm(pair, size):
     assert_same(*pair, weights.image([2, 3, *size], seed=5), everything)
 
 
+@pytest.mark.exhaustive
 def test_training_equals_timm():
     upstream = draw(build_timm(), seed=3).train()
     ours = create_model("mobilevitv2_050", weights=upstream.state_dict()).train()

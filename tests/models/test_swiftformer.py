@@ -20,12 +20,14 @@ def pair():
     return upstream, create_model("swiftformer_xs", weights=upstream.state_dict())
 
 
+@pytest.mark.one_parameter
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "training"])
 def test_equals_timm(pair, training):
     upstream, ours = (model.train(training) for model in pair)
     assert_same(ours, upstream, weights.image([2, 3, 96, 64], seed=4))
 
 
+@pytest.mark.exhaustive
 def test_features_equal_timm(pair):
     upstream, ours = (model.eval() for model in pair)
     assert_same(ours, upstream, weights.image([1, 3, 64, 64], seed=5), intermediates)

@@ -15,6 +15,7 @@ from .networks import assert_same, draw, everything, logits, truth_of
 TINY = "swin_tiny_patch4_window7_224"
 
 
+@pytest.mark.one_parameter
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "training"])
 def test_equals_timm(training):
     options = {"depths": (2, 2, 2), "num_heads": (1, 2, 4), "embed_dim": 32, "img_size": 112, "drop_path_rate": 0.0}
@@ -23,6 +24,7 @@ def test_equals_timm(training):
     assert_same(ours, upstream, weights.image([1, 3, 112, 112], seed=4), everything)
 
 
+@pytest.mark.exhaustive
 def test_folder_for_transformers(tmp_path):
     """A file in the naming of the hub, whose tensors transformers renames when it loads them."""
     ours = draw(create_model(TINY), seed=5)

@@ -37,6 +37,7 @@ def kernels(model, x):
     return {name for name in operators.names if "regard::" in name or "scaled_dot_product" in name}
 
 
+@pytest.mark.one_parameter
 @pytest.mark.parametrize("inference", [False, True])
 @pytest.mark.parametrize("name", MODELS)
 def test_every_attention_has_the_backend(name, inference):

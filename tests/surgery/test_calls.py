@@ -132,6 +132,7 @@ def test_hooks_on_activations_of_transformers():
         assert_agrees(logits(fused, image("vit")), model, image("vit"))
 
 
+@pytest.mark.one_parameter
 @pytest.mark.parametrize("inference", [False, True])
 @pytest.mark.parametrize("name", ["swiftformer_xs", "cait_xxs24_224", "swin", "vit"])
 def test_autocast(name, inference):
@@ -208,6 +209,7 @@ def test_transformers_drop_alike_in_training(name):
     assert not torch.allclose(got, logits(model.eval(), x), rtol=1e-3)
 
 
+@pytest.mark.one_parameter
 @pytest.mark.filterwarnings("ignore:NOTE")  # swin's graphs differ in training
 @pytest.mark.parametrize("inference", [False, True])
 @pytest.mark.parametrize("name", ["cait_xxs24_224", "swin_tiny_patch4_window7_224", "swiftformer_xs"])

@@ -110,6 +110,7 @@ def vit(**options):
     ).eval()
 
 
+@pytest.mark.one_parameter
 @pytest.mark.parametrize("place", ["ls1", "attn", "attn.proj", "attn.proj_drop", "ls2", "mlp", "mlp.drop2"])
 def test_layer_scales_next_to_hooks(place):
     model, seen = vit(), []
@@ -134,6 +135,7 @@ def test_blocks_of_other_parts(change):
     assert agrees(model, fold(model), image("vit")) == 1
 
 
+@pytest.mark.exhaustive
 def test_networks_of_other_parts():
     folded = fuse(timm.create_model("vitamin_small_224", num_classes=3), inference=True, check=False)
     assert not folded.fuse_report.notes[0].startswith("foldings were rolled back")
@@ -232,6 +234,7 @@ def mobilevit(**options):
     return animate(timm.create_model("mobilevitv2_050", num_classes=3, **options)).eval()
 
 
+@pytest.mark.exhaustive
 def test_patches_are_not_unfolded():
     model = mobilevit()
     folded = fold(model)
@@ -245,6 +248,7 @@ def test_patches_are_not_unfolded():
         assert torch.equal(again(x), folded(x))
 
 
+@pytest.mark.one_parameter
 @pytest.mark.parametrize("change", ["hook", "forward", "mlp", "norm", "attention"])
 def test_patches_that_others_see_are_unfolded(change):
     model = mobilevit()

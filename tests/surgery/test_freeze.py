@@ -134,6 +134,7 @@ def test_models_that_cannot_be_compared_stay(compiled_calls):
         assert [one.name for one in frozen.report.candidates] == ["original"]
 
 
+@pytest.mark.one_parameter
 @pytest.mark.parametrize("name", ["swiftformer", "swin"])
 def test_arguments_by_name_and_in_sequence(name, compiled_calls, prefer):
     prefer("compiled")
@@ -306,6 +307,7 @@ def test_models_with_state_are_not_compiled():
     assert model.calls == 0
 
 
+@pytest.mark.exhaustive
 def test_compiled_programs_keep_the_kernels():
     """AOTInductor's program agrees, also where it calls an operator of regard, and keeps the form of the outputs."""
 
@@ -336,6 +338,7 @@ def test_processors_without_bfloat16_stay_in_float32(monkeypatch, compiled_calls
     assert "no bfloat16 instructions" in str(frozen.report)
 
 
+@pytest.mark.one_parameter
 @pytest.mark.parametrize(
     "name", ["cait_xxs24_224", "swin_tiny_patch4_window7_224", "swiftformer_xs", "mobilevitv2_050"]
 )

@@ -29,6 +29,7 @@ def case(request):
     return request.param, model, fuse(model), kind, times
 
 
+@pytest.mark.one_parameter
 def test_outputs_are_the_same(case):
     name, _, fused, _, _ = case
     with torch.inference_mode():
@@ -59,6 +60,7 @@ def test_parameters_are_shared_and_named_alike(case):
     assert all(buffer is buffers[name] for name, buffer in fused.named_buffers())
 
 
+@pytest.mark.one_parameter
 def test_gradients_are_the_same(case):
     name, model, fused, _, _ = case
     x = image(name, batch=1)
@@ -93,6 +95,7 @@ def test_copies_and_pickles(case):
             assert isinstance(again.fuse_report, FuseReport)
 
 
+@pytest.mark.one_parameter
 def test_inference_folds_and_agrees(case):
     name, model, _, _, _ = case
     state = copy.deepcopy(model.state_dict())

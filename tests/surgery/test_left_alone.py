@@ -310,6 +310,7 @@ def test_the_check_leaves_no_trace():
     assert not any(one._forward_hooks for one in model.modules())
 
 
+@pytest.mark.one_parameter
 @pytest.mark.parametrize("name", ["cait_xxs24_224", "swin_tiny_patch4_window7_224", "mobilevitv2_050"])
 def test_attention_dropout_trains_as_before(name):
     model, kind, _ = build(name)
@@ -331,6 +332,7 @@ def test_attention_dropout_trains_as_before(name):
     assert_within_budget(seeded(fused, x), truth(lambda x: seeded(exact, x), x, draws=DRAWS))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ["vit", "swin"])
 def test_maps_of_transformers(name):
     factory, config, _, _ = HF[name]

@@ -81,6 +81,7 @@ def test_nothing_faster_is_not_raced_as_a_whole(races):
     assert rows(report)[0] == "nothing was replaced"
 
 
+@pytest.mark.one_parameter
 @pytest.mark.parametrize("winner", ["original", "original layout", "channels-last"])
 def test_the_fastest_form_for_inference(monkeypatch, winner):
     name = "swiftformer_xs"

@@ -153,6 +153,7 @@ def test_unfinished_runs(run):
     assert run.unfinished() == "0 of 2 epochs are finished"
 
 
+@pytest.mark.one_parameter
 @pytest.mark.parametrize(
     ("left", "found"),
     [

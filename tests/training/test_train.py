@@ -90,6 +90,7 @@ def test_watcher_calls(config):
     assert watcher.calls == [("started", parameters), *epochs[0], *epochs[1]]
 
 
+@pytest.mark.one_parameter
 @pytest.mark.parametrize("workers", [0, 1])
 def test_same_seed_same_weights(config, tmp_path, workers):
     config["workers"] = workers
@@ -154,6 +155,7 @@ def wait_for(condition, process):
         time.sleep(0.05)
 
 
+@pytest.mark.exhaustive
 def test_control_c(config):
     out = config["out"]
     command = [sys.executable, "-m", "regard.cli", "train", "--model", "nat_nano", "--data", str(config["data"])]
@@ -199,6 +201,7 @@ def test_image_that_breaks_later_keeps_the_finished_epochs(config, folder):
     assert torch.stack([tensor.isfinite().all() for tensor in weights(run).values()]).all()
 
 
+@pytest.mark.exhaustive
 def test_test_image_that_breaks_leaves_the_epoch(config, tmp_path):
     class Break(Watcher):
         def started(self, config, source, parameters):
