@@ -11,8 +11,8 @@ import timm
 import torch
 
 import machine
-from regard.attention._native import loader
 from regard.errors import UnsupportedError
+from regard.native import loader
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))  # for `budget` and `attention.oracle`
 

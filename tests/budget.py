@@ -46,7 +46,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from regard.attention._native import loader
+from regard.native import loader
 
 aten, prims = torch.ops.aten, torch.ops.prims
 

@@ -29,7 +29,7 @@ def check(file):
     from attention.neighborhood.grids import GRIDS
     from budget import leaves
     from regard.attention import MECHANISMS, neighborhood_attention
-    from regard.attention._native import loader
+    from regard.native import loader
 
     native = loader.NATIVE = loader.Native(ctypes.CDLL(file), Path(file).name, "")
     calls = 0
@@ -72,7 +72,7 @@ def runtime(name):
 
 
 def runs_here(stem):
-    from regard.attention._native.loader import instruction_sets
+    from regard.native.loader import instruction_sets
 
     return stem.removeprefix("libregard_") in instruction_sets()
 

@@ -15,7 +15,8 @@ FILES = sorted(SOURCE.rglob("*.py"))
 KERNELS = sorted(path for suffix in ("*.cpp", "*.h") for path in SOURCE.rglob(suffix))
 LEVELS = (
     {"errors"},
-    {"extras", "onednn"},
+    {"extras", "native"},
+    {"dense"},
     {"attention", "layers", "checkpoint"},
     {"models"},
     {"surgery", "compat", "explain", "benchmark", "training", "export"},
@@ -58,13 +59,13 @@ def test_no_private_names_from_other_packages(path):
 # What each file of a mechanism may import from its own folder, from the shared files of attention/, and of regard.
 ARROWS = {
     "reference": ((), ("_pooling",), ()),
-    "cpu": (("reference",), ("_native", "_operator"), ()),
+    "cpu": (("reference",), ("_operator",), ("native",)),
     "gpu": (("reference",), ("_operator",), ()),
     "sdpa": ((), (), ()),
     "op": (("reference", "cpu", "gpu"), ("_operator",), ()),
     "arguments": (("reference", "op"), ("checks", "grid", "_pooling"), ("errors",)),
     "function": (("arguments", "op", "reference", "sdpa"), ("_backend", "checks", "grid", "_pooling"), ()),
-    "module": (("function", "arguments"), ("_backend", "checks", "grid", "_pooling"), ("errors", "onednn")),
+    "module": (("function", "arguments"), ("_backend", "checks", "grid", "_pooling"), ("errors", "dense")),
     "samples": (("module",), ("_mechanism",), ()),
     "__init__": (("arguments", "function", "module", "op", "samples"), ("_mechanism",), ()),
 }
@@ -73,7 +74,7 @@ MECHANISM_FILES = sorted(SOURCE.glob("attention/*/*.py"))
 
 @pytest.mark.parametrize(
     "path",
-    [path for path in MECHANISM_FILES if path.parent.name != "_native"],
+    MECHANISM_FILES,
     ids=lambda path: f"{path.parent.name}-{path.stem}",
 )
 def test_arrows_inside_a_mechanism(path):
@@ -163,7 +164,7 @@ def test_cpp_functions_stay_short(path):
 def test_each_kernel_has_its_namespace(path):
     """Libraries hold all kernels: equal names in one namespace would be a silent clash, in whatever file they are."""
     folder = path.parent.name
-    expected = "regard" if folder == "_native" else f"regard::{folder}"
+    expected = "regard" if folder == "native" else f"regard::{folder}"
     namespaces = re.findall(r"^namespace\b([^{=]*)", path.read_text(), flags=re.MULTILINE)
     assert [name.strip() for name in namespaces] == [expected]
 

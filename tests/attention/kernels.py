@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 
 from regard.attention import neighborhood_attention, window_attention
-from regard.attention._native import loader
+from regard.native import loader
 
 NATIVE = loader.NATIVE
 INSTRUCTION_SETS = loader.instruction_sets()

@@ -16,7 +16,7 @@ from regard.attention import (
     neighborhood_attention,
     talking_heads_attention,
 )
-from regard.attention._native import loader
+from regard.native import loader
 
 from .kernels import INSTRUCTION_SETS, needs_native
 from .neighborhood.grids import GRIDS

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from drawing import draw_single
-from regard.attention import _native, neighborhood, neighborhood_attention, window_attention
-from regard.attention._native import loader
+from regard import native, neighborhood, neighborhood_attention, window_attention
 from regard.errors import UnsupportedError
+from regard.native import loader
 
 from .kernels import INSTRUCTION_SETS, local, needs_native
 
-NATIVE_FOLDERS = tuple(_native.__path__)
+NATIVE_FOLDERS = tuple(native.__path__)
 
 
 @pytest.mark.exhaustive
@@ -60,7 +60,7 @@ except MemoryError as error:
 def test_damaged_library(tmp_path, monkeypatch):
     """The next instruction set is loaded; without a valid library, the first problem is the reason."""
     best, *others = INSTRUCTION_SETS
-    monkeypatch.setattr(_native, "__path__", [str(tmp_path)])
+    monkeypatch.setattr(native, "__path__", [str(tmp_path)])
     (tmp_path / f"libregard_{best}.so").write_bytes(b"no library")
     assert "cannot be loaded" in loader.load().problem
     for name in others[:1]:
@@ -114,7 +114,7 @@ def test_windows_too_large():
 
 
 def test_without_libraries(monkeypatch):
-    monkeypatch.setattr(_native, "__path__", [])
+    monkeypatch.setattr(native, "__path__", [])
     monkeypatch.setattr(loader, "NATIVE", loader.load())
     query, key, value = draw_single(3, 1, 5, 5, 1, 4)
     assert neighborhood_attention(query, key, value, 3).shape == query.shape

@@ -6,7 +6,7 @@ import torch
 from budget import leaves
 from regard.attention import MECHANISMS
 from regard.attention._mechanism import Sample
-from regard.attention._native import loader
+from regard.native import loader
 
 from .kernels import INSTRUCTION_SETS, needs_native
 

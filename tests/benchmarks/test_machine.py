@@ -7,7 +7,7 @@ import common
 import machine
 from attention.kernels import INSTRUCTION_SETS, needs_native
 from regard.attention import native_library
-from regard.attention._native import loader
+from regard.native import loader
 
 
 def test_facts():

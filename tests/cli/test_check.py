@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from regard.attention import MECHANISMS
-from regard.attention._native.loader import NATIVE
+from regard.native.loader import NATIVE
 
 from .test_cli import call
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from budget import assert_within_budget, error, rounding, truth
-from regard.onednn import Packed
+from regard.dense import Packed
 from regard.surgery import FuseReport, fuse
 from tests.surgery.models import DRAWS, MODELS, build, image, logits, truth_of_build
 

@@ -9,7 +9,7 @@ from timm.layers import Attention, Mlp
 from torch import nn
 
 from budget import assert_within_budget
-from regard.onednn import PackedLinear
+from regard.dense import PackedLinear
 from regard.surgery import Times, adapter, calibration, fuse, measure, rules, timing
 from regard.surgery.inference.plans import PLANS
 from regard.surgery.timing import race  # before it is replaced for the tests

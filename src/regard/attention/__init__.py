@@ -16,7 +16,6 @@ from regard.attention import (
 )
 from regard.attention._backend import Backend, BackendModule, set_backend
 from regard.attention._mechanism import Mechanism, ModuleSample, Sample
-from regard.attention._native.loader import Native, native_library
 from regard.attention._pooling import TokenNorm
 from regard.attention.additive import AdditiveAttention, additive_attention, additive_weights
 from regard.attention.efficient_additive import (
@@ -36,6 +35,7 @@ from regard.attention.separable import SeparableAttention, separable_attention, 
 from regard.attention.softmax import Attention, ClassAttention, softmax_attention, softmax_weights
 from regard.attention.talking_heads import TalkingHeadsAttention, talking_heads_attention, talking_heads_weights
 from regard.attention.window import WindowAttention, window_attention, window_bias_index, window_weights
+from regard.native.loader import Native, native_library
 
 MECHANISMS: tuple[Mechanism, ...] = (
     softmax.MECHANISM,

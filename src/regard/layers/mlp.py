@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
-from regard.onednn import dense
+from regard.dense import mlp
 
 
 class Mlp(nn.Module):
@@ -41,4 +41,4 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform every token of `[..., C]`."""
-        return dense(self.fc2, dense(self.fc1, x, activation=self.activation))
+        return mlp(self.fc1, self.fc2, x, activation=self.activation)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from regard.onednn import dense
+from regard.dense import dense
 
 
 class PatchEmbed(nn.Module):

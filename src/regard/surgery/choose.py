@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from regard.onednn import Packed
+from regard.dense import Packed
 from regard.surgery.adapter import Adapter, adapter_name
 from regard.surgery.inference.fold import fold_layers
 from regard.surgery.inference.plans import PLANS, Plan, packable

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from regard.onednn import call_obstacle, has_hooks
+from regard.dense import call_obstacle, has_hooks
 
 if TYPE_CHECKING:
 
@@ -38,8 +38,8 @@ PLAIN_LAYERS = {
     "timm.layers.conv2d_same.Conv2dSame",
     "timm.layers.linear.Linear",
     "timm.layers.norm_act.BatchNormAct2d",
-    "regard.onednn.packed.PackedLinear",
-    "regard.onednn.packed.PackedConv2d",
+    "regard.dense.packed.PackedLinear",
+    "regard.dense.packed.PackedConv2d",
 }
 """Layers whose weights define what they compute; other classes standardize, quantize or reparametrize them."""
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.attention import Backend, separable_attention
-from regard.onednn import dense
+from regard.dense import dense
 
 MAX_LOGIT_SCALE = math.log(100.0)
 """Swin V2 does not multiply cosines by more than 100."""

@@ -45,6 +45,7 @@ ADAPTERS: tuple[type[Adapter], ...] = (
 FOLDS: tuple[type[Fold], ...] = (
     SequentialFold,
     for_timm.conv.ConvNormActFold,
+    for_timm.conv.BottleneckFold,
     for_timm.vit.BlockFold,
     for_timm.beit.AttentionFold,
     for_timm.beit.BlockFold,

@@ -3,7 +3,7 @@
 // of the scores are the same for all tokens and cancel in the softmax.
 #include <cmath>
 
-#include "../_native/tokens.h"
+#include "../../native/tokens.h"
 
 namespace regard::additive {
 

@@ -7,9 +7,9 @@ import ctypes
 import torch
 from torch import Tensor
 
-from regard.attention._native import calls
 from regard.attention._operator import Kernel
 from regard.attention.additive.reference import Arguments
+from regard.native import calls
 
 
 def reasons(_: Arguments) -> list[str]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from regard.attention import checks
 from regard.attention._backend import Backend, BackendModule
 from regard.attention.additive.function import additive_attention, additive_weights
-from regard.onednn import dense
+from regard.dense import dense
 
 
 class AdditiveAttention(BackendModule):

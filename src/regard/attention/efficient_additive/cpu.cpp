@@ -2,7 +2,7 @@
 // the keys once. The backward pass goes over the tokens three times and needs only the inputs.
 #include <cmath>
 
-#include "../_native/tokens.h"
+#include "../../native/tokens.h"
 
 namespace regard::efficient_additive {
 

@@ -9,7 +9,7 @@ from regard.attention import checks
 from regard.attention._backend import Backend, BackendModule
 from regard.attention._pooling import TokenNorm
 from regard.attention.efficient_additive.function import efficient_additive_attention, efficient_additive_weights
-from regard.onednn import dense
+from regard.dense import dense
 
 
 class EfficientAdditiveAttention(BackendModule):

@@ -12,7 +12,7 @@ from regard.attention import checks
 from regard.attention._backend import Backend, BackendModule
 from regard.attention.grid import at_least, crop_grid, pad_grid
 from regard.attention.neighborhood.function import neighborhood_attention, neighborhood_weights
-from regard.onednn import dense
+from regard.dense import dense
 
 
 class NeighborhoodAttention(BackendModule):

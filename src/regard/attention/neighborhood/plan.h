@@ -20,7 +20,7 @@
 #include <map>
 #include <vector>
 
-#include "../_native/simd.h"
+#include "../../native/simd.h"
 
 namespace regard::neighborhood {
 

@@ -1,7 +1,7 @@
 // How a call is divided into units of work, and how a thread walks through its units.
 #pragma once
 
-#include "../_native/threads.h"
+#include "../../native/threads.h"
 #include "walk.h"
 
 namespace regard::neighborhood {

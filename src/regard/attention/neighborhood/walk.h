@@ -7,7 +7,7 @@
 // backward pass) are processed together: they share most neighbors, so one shuffle serves both.
 #pragma once
 
-#include "../_native/tensors.h"
+#include "../../native/tensors.h"
 #include "plan.h"
 
 namespace regard::neighborhood {

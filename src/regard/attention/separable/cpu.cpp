@@ -3,7 +3,7 @@
 #include <cmath>
 #include <utility>
 
-#include "../_native/tokens.h"
+#include "../../native/tokens.h"
 
 namespace regard::separable {
 

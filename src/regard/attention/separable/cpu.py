@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from regard.attention._native import calls
 from regard.attention._operator import Kernel
 from regard.attention.separable.reference import Arguments
+from regard.native import calls
 
 
 def reasons(_: Arguments) -> list[str]:

@@ -10,7 +10,7 @@ from torch.nn.functional import linear
 from regard.attention import checks
 from regard.attention._backend import Backend, BackendModule
 from regard.attention.separable.function import separable_attention, separable_weights
-from regard.onednn import EvenLinear, dense
+from regard.dense import EvenLinear, dense
 
 
 class SeparableAttention(BackendModule):

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from regard.attention import checks
 from regard.attention._backend import Backend, BackendModule
 from regard.attention.softmax.function import softmax_attention, softmax_weights
+from regard.dense import dense
 from regard.errors import ShapeError
-from regard.onednn import dense
 
 
 class Attention(BackendModule):

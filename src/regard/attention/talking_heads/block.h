@@ -3,9 +3,9 @@
 
 #include <vector>
 
-#include "../_native/product.h"
-#include "../_native/tensors.h"
-#include "../_native/threads.h"
+#include "../../native/product.h"
+#include "../../native/tensors.h"
+#include "../../native/threads.h"
 
 namespace regard::talking_heads {
 

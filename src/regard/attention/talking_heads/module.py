@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from regard.attention import checks
 from regard.attention._backend import Backend, BackendModule
 from regard.attention.talking_heads.function import talking_heads_attention, talking_heads_weights
-from regard.onednn import dense
+from regard.dense import dense
 
 
 class TalkingHeadsAttention(BackendModule):

@@ -3,8 +3,8 @@
 // A unit of work is one window. Its tokens are read in place, so neither the shift nor the partition copies anything,
 // and the matrices of one window and head stay in the first-level cache. The bias is expanded from its table once per
 // head and thread. The backward pass computes the weights again, and writes every gradient once.
-#include "../_native/product.h"
-#include "../_native/threads.h"
+#include "../../native/product.h"
+#include "../../native/threads.h"
 #include "window.h"
 
 namespace regard::window {

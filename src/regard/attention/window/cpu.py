@@ -9,9 +9,9 @@ from math import prod
 import torch
 from torch import Tensor
 
-from regard.attention._native import calls
 from regard.attention._operator import Kernel
 from regard.attention.window.reference import Arguments
+from regard.native import calls
 
 MAX_TOKENS = 1024  # per window: a thread holds the weights of one window and head
 

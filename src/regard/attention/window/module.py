@@ -14,7 +14,7 @@ from regard.attention._backend import Backend, BackendModule
 from regard.attention.grid import crop_grid, pad_grid, whole_windows
 from regard.attention.window.arguments import check_small_grid, check_window
 from regard.attention.window.function import window_attention, window_weights
-from regard.onednn import dense
+from regard.dense import dense
 
 
 class WindowAttention(BackendModule):

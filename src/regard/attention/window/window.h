@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "../_native/tensors.h"
+#include "../../native/tensors.h"
 
 namespace regard::window {
 

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from regard.attention import EfficientAdditiveAttention
+from regard.dense import mlp
 from regard.layers import DropPath, LayerScale, Stage, drop_path_rates
 from regard.models._backbone import Backbone, initialize, pyramid
 from regard.models.swiftformer.checkpoint import name_tensors
 from regard.models.swiftformer.variants import VARIANTS, SwiftFormerConfig
-from regard.onednn import dense
 
 
 class SwiftFormer(Backbone[SwiftFormerConfig]):
@@ -126,7 +126,7 @@ class ConvBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Transform `[B, C, H, W]`."""
         local = self.norm(self.dwconv(x)).permute(0, 2, 3, 1)  # [B, H, W, C]
-        local = self.layer_scale(dense(self.pwconv2, dense(self.pwconv1, local, activation=gelu)))
+        local = self.layer_scale(mlp(self.pwconv1, self.pwconv2, local, activation=gelu))
         return x + self.drop_path(local.permute(0, 3, 1, 2))
 
 
@@ -162,7 +162,7 @@ class BatchNormMlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Transform every token."""
         x = self.norm1(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return dense(self.fc2, dense(self.fc1, x, activation=gelu))
+        return mlp(self.fc1, self.fc2, x, activation=gelu)
 
 
 def _stem(in_chans: int, dim: int, strides: tuple[int, int]) -> nn.Sequential:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.attention import softmax_attention, talking_heads_attention
-from regard.onednn import dense, has_hooks
+from regard.dense import dense, has_hooks
 from regard.surgery.adapter import Adapter, AttentionAdapter, attach
 from regard.surgery.inference.fold import Fold, Folding
 from regard.surgery.inference.layer_scale import absorbing_layer, fold_scale

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regard.attention import separable_attention
+from regard.dense import depthwise_block, does_nothing, mlp
 from regard.surgery.adapter import Adapter, AttentionAdapter, attach, detach
+from regard.surgery.for_timm.conv import ConvAct
 from regard.surgery.inference.fold import Fold, Folding
 from regard.surgery.inspection import Sharing, Upstream, class_name, needs_weights, obstacle, patched
 from regard.surgery.layouts import attend_to_patches
@@ -51,6 +53,14 @@ class GridAttention(AttentionAdapter):
         return self.out_drop(self.out_proj(separable_attention(query, key, value, **options).permute(0, 3, 1, 2)))
 
 
+class GridMlp(Adapter):
+    """Forward of `ConvMlp` without a norm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform every pixel of `[B, C, H, W]`."""
+        return mlp(self.fc1, self.fc2, x, activation=self.act)
+
+
 class GridBlock(Adapter):
     """Forward of `MobileVitV2Block` on the image: only attention has to know the patches."""
 
@@ -59,7 +69,10 @@ class GridBlock(Adapter):
         size = [math.ceil(n / patch) * patch for n, patch in zip(x.shape[2:], self.patch_size, strict=True)]
         if size != list(x.shape[2:]):
             x = F.interpolate(x, size=size, mode="bilinear", align_corners=True)
-        x = self.conv_1x1(self.conv_kxk(x))
+        if isinstance(self.conv_kxk, ConvAct):
+            x = depthwise_block(x, self.conv_kxk.conv, [self.conv_1x1], (None, self.conv_kxk.bn, None))
+        else:
+            x = self.conv_1x1(self.conv_kxk(x))
         return self.conv_proj(self.norm(self.transformer(x)))
 
 
@@ -84,6 +97,8 @@ class BlockFold(Fold):
             detach(block.attn)
             attach(block.attn, GridAttention)
             block.attn.patch_size = tuple(module.patch_size)
+            if does_nothing(block.mlp.norm) and does_nothing(block.mlp.drop):
+                attach(block.mlp, GridMlp)
         attach(module, GridBlock)
         return module, []
 

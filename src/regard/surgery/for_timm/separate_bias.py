@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from regard.onednn import dense
+from regard.dense import dense
 from regard.surgery.inference.affine import can_fold
 from regard.surgery.inference.fold import Fold, Folding
 from regard.surgery.inspection import Sharing, Upstream

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from regard.attention import efficient_additive_attention
-from regard.onednn import dense
+from regard.dense import dense
 from regard.surgery.adapter import Adapter, AttentionAdapter, attach
 from regard.surgery.inference.affine import can_fold
 from regard.surgery.inference.conv_norm import ConvNormFold

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from regard.attention import window_attention
-from regard.onednn import dense, has_hooks
+from regard.dense import dense, has_hooks
 from regard.surgery.adapter import AttentionAdapter
 from regard.surgery.inspection import Upstream, needs_weights
 from regard.surgery.layouts import split_qkv, window_bias

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from regard.onednn import dense, has_hooks
+from regard.dense import dense, has_hooks
 from regard.surgery.adapter import AttentionAdapter
 from regard.surgery.for_timm.swin import is_ragged
 from regard.surgery.for_timm.swin_v2 import attend, block_note

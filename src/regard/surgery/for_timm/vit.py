@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from regard.attention import softmax_attention
-from regard.onednn import dense, has_hooks
+from regard.dense import dense, has_hooks
 from regard.surgery.adapter import AttentionAdapter
 from regard.surgery.inference.fold import Fold, Folding
 from regard.surgery.inference.layer_scale import absorbing_layer, fold_scale

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from regard.onednn import dense
+from regard.dense import dense, does_nothing, mlp
 from regard.surgery.adapter import Adapter
 from regard.surgery.inspection import Upstream
 from regard.surgery.notes import DENSE
@@ -27,4 +27,6 @@ class MLP(Adapter):
     def forward(self, x: Tensor) -> Tensor:
         """Transform every token of `[..., C]`."""
         first, activation, first_drop, second, second_drop = self.children()
+        if does_nothing(first_drop):
+            return second_drop(mlp(first, second, x, activation=activation))
         return second_drop(dense(second, first_drop(dense(first, x, activation=activation))))

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from regard.attention import window_attention
 from regard.attention.grid import crop_grid, pad_grid, whole_windows
-from regard.onednn import dense
+from regard.dense import dense
 from regard.surgery.adapter import AttentionAdapter
 from regard.surgery.inspection import Upstream, is_plain
 from regard.surgery.layouts import (

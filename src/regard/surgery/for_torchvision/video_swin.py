@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from regard.onednn import dense
+from regard.dense import dense
 from regard.surgery.adapter import AttentionAdapter
 from regard.surgery.for_torchvision.swin import WINDOWED, attend, obstacles
 from regard.surgery.inspection import Upstream

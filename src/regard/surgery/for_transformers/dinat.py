@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from regard.attention import neighborhood_attention
-from regard.onednn import dense
+from regard.dense import dense
 from regard.surgery.adapter import AttentionAdapter
 from regard.surgery.inspection import needs_weights
 from regard.surgery.layouts import split_heads

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from regard.onednn import dense, has_hooks
+from regard.dense import has_hooks, mlp
 from regard.surgery.adapter import Adapter
 from regard.surgery.inspection import Upstream
 from regard.surgery.notes import DENSE
@@ -27,7 +27,5 @@ class ViTMLP(Adapter):
         """Transform every token of `[..., C]`."""
         activation: Upstream = self.activation_fn
         exact = type(activation).__name__ == "GELUActivation" and activation.act is F.gelu
-        hidden = dense(
-            self.fc1, hidden_states, activation=F.gelu if exact and not has_hooks(activation) else activation
-        )
-        return dense(self.fc2, hidden)
+        known = F.gelu if exact and not has_hooks(activation) else activation
+        return mlp(self.fc1, self.fc2, hidden_states, activation=known)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from regard.attention import softmax_attention
-from regard.onednn import dense
+from regard.dense import dense
 from regard.surgery.adapter import AttentionAdapter
 from regard.surgery.for_transformers.shared import config_obstacle, returns_weights
 from regard.surgery.inspection import Upstream

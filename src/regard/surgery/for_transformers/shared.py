@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from regard.onednn import dense
+from regard.dense import dense
 from regard.surgery.inspection import Upstream
 from regard.surgery.layouts import split_heads
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from regard.attention import efficient_additive_attention
-from regard.onednn import dense
+from regard.dense import dense
 from regard.surgery.adapter import AttentionAdapter
 from regard.surgery.inference.conv_norm import ConvNormFold
 from regard.surgery.inference.swiftformer_blocks import AttentionBlockFold, ConvBlockFold

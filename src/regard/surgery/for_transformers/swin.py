@@ -6,7 +6,7 @@ from torch import Tensor
 
 from regard.attention import window_attention
 from regard.attention.grid import crop_grid, pad_grid, whole_windows
-from regard.onednn import dense, has_hooks
+from regard.dense import dense, has_hooks
 from regard.surgery.adapter import AttentionAdapter
 from regard.surgery.for_transformers.shared import config_obstacle, project, returns_weights
 from regard.surgery.inspection import Upstream

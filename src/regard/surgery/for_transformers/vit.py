@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from regard.attention import softmax_attention
-from regard.onednn import dense
+from regard.dense import dense
 from regard.surgery.adapter import AttentionAdapter
 from regard.surgery.for_transformers.shared import config_obstacle, project, returns_weights
 from regard.surgery.inspection import Upstream

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from regard.dense import constant_weights
 from regard.errors import UnsupportedError
 from regard.surgery.compare import evaluation_mode
 
@@ -39,7 +40,8 @@ def compile_ahead(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, 
     with torch.no_grad(), warnings.catch_warnings(), TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")  # about the workings of the compiler
         _check_pure(model, args, kwargs)
-        program = torch.export.export(model, args, dict(kwargs))
+        with constant_weights(model):
+            program = torch.export.export(model, args, dict(kwargs))
         path = str(Path(folder) / "model.pt2")
         torch._inductor.aoti_compile_and_package(program, package_path=path, inductor_configs=dict(OPTIONS))
         return _caller(torch._inductor.aoti_load_package(path))

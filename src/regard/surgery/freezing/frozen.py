@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from regard.onednn import is_intercepted
+from regard.dense import is_intercepted
 from regard.surgery.freezing.compiler import Program
 from regard.surgery.freezing.report import FreezeReport
 from regard.surgery.freezing.signature import Signature, describe_call

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.attention import BackendModule, TokenNorm, efficient_additive_attention
-from regard.onednn import dense
+from regard.dense import dense, depthwise_block, mlp
 from regard.surgery.adapter import exclude_from_tracing
 from regard.surgery.inference.affine import can_fold, norm_affine, scale_input, scale_output
 from regard.surgery.inference.fold import Fold, Folding
@@ -27,8 +27,8 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform `[B, C, H, W]`."""
-        hidden = dense(self.pwconv1, self.dwconv(x).permute(0, 2, 3, 1), activation=self.act)
-        return dense(self.pwconv2, hidden, residual=x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        layers, activations = [self.pwconv1, self.pwconv2], (None, None, self.act)
+        return depthwise_block(x, self.dwconv, layers, activations, residual=True)
 
 
 class AttentionBlock(BackendModule):
@@ -59,8 +59,7 @@ class AttentionBlock(BackendModule):
             backend=self.backend,
         )
         x = dense(self.from_context, context, residual=dense(self.from_query, unit_query, residual=x))
-        hidden = dense(self.fc1, x, activation=self.act)
-        return dense(self.fc2, hidden, residual=x).permute(0, 3, 1, 2)
+        return mlp(self.fc1, self.fc2, x, activation=self.act, residual=x).permute(0, 3, 1, 2)
 
 
 class ConvBlockFold(Fold):

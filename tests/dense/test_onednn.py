@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from budget import assert_within_budget, truth
-from regard.onednn import EvenLinear, PackedConv2d, PackedLinear, dense, linear, packed, product
+from regard.dense import EvenLinear, PackedConv2d, PackedLinear, dense, linear, onednn, packed
 
 RESIDUAL = torch.randn(2, 9, 33, generator=torch.Generator().manual_seed(0))
 CALLS = {
@@ -34,8 +34,8 @@ def seed():
 
 @pytest.fixture(autouse=True)
 def small_products_pay(monkeypatch):
-    monkeypatch.setattr(product, "MIN_PRODUCTS", 0)
-    monkeypatch.setattr(product, "MIN_PRODUCTS_PLAIN", 0)
+    monkeypatch.setattr(onednn, "MIN_PRODUCTS", 0)
+    monkeypatch.setattr(onednn, "MIN_PRODUCTS_PLAIN", 0)
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def served(monkeypatch):
     answers = []
 
     def record(*args):
-        out = product.product(*args)
+        out = onednn.product(*args)
         answers.append(out is not None)
         return out
 
@@ -349,6 +349,6 @@ def test_convolutions_of_images_that_are_too_small():
 def test_small_products_run_on_pytorch(served, monkeypatch):
     monkeypatch.undo()
     for tokens, expected in ((10, False), (200, False), (2000, True)):
-        out = product.product(nn.Linear(192, 192), torch.randn(1, tokens, 192))
+        out = onednn.product(nn.Linear(192, 192), torch.randn(1, tokens, 192))
         assert (out is not None) == expected
-    assert product.product(nn.Linear(192, 768), torch.randn(1, 200, 192), True) is not None
+    assert onednn.product(nn.Linear(192, 768), torch.randn(1, 200, 192), True) is not None

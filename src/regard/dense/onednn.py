@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from regard.onednn.packing import Packed
-from regard.onednn.support import is_intercepted, is_plain_tensor, supports
+from regard.dense.packing import Packed
+from regard.dense.support import is_intercepted, is_plain_tensor, supports
 
 # A call costs about 25 microseconds more than PyTorch's own: it pays from these numbers of multiplications on.
 MIN_PRODUCTS_PLAIN = 16 << 20

@@ -36,6 +36,17 @@ def call_obstacle(module: nn.Module, ignored_hooks: str = "") -> str:
     return ""
 
 
+def does_nothing(module: nn.Module) -> bool:
+    """Whether a call of `module` returns its input: an identity, or a dropout that is off; without hooks.
+
+    Example:
+        >>> does_nothing(nn.Dropout(0.1).eval())
+        True
+    """
+    off = type(module) is nn.Dropout and not (module.training and module.p > 0)
+    return (off or type(module) is nn.Identity) and not has_hooks(module)
+
+
 def has_hooks(module: nn.Module) -> bool:
     """Whether a call of `module` runs more than its class's forward.
 

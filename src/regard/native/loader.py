@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from regard.attention import _native
+from regard import native
 from regard.errors import UnsupportedError
 
 RUNNABLE = {"AVX512": ("x86_64_v4", "x86_64_v3", "portable"), "AVX2": ("x86_64_v3", "portable")}
@@ -52,7 +52,7 @@ def load(instruction_set: str | None = None) -> Native:
         names = (instruction_set,)
     problems = []
     for name in names:
-        for file in (Path(folder) / each.format(name) for folder in _native.__path__ for each in FILES):
+        for file in (Path(folder) / each.format(name) for folder in native.__path__ for each in FILES):
             try:
                 if file.is_file():
                     return Native(ctypes.CDLL(str(file)), name, "")

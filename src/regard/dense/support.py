@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from regard.onednn.hooks import has_hooks
+from regard.dense.hooks import has_hooks
 
 AVAILABLE = hasattr(torch.ops.mkldnn, "_linear_pointwise")
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
-from regard.onednn.packing import Packed
-from regard.onednn.product import product
-from regard.onednn.support import is_intercepted, supports
+from regard.dense.onednn import product
+from regard.dense.packing import Packed
+from regard.dense.support import is_intercepted, supports
+
+ATTRIBUTES: Mapping[str, tuple[str, list[float], str]] = {
+    "none": ("none", [], ""),
+    "gelu": ("gelu", [], "none"),
+    "silu": ("swish", [], ""),
+}
+"""What oneDNN's operators call an activation."""
 
 
 class PackedLinear(Packed, nn.Linear):
@@ -40,11 +49,13 @@ class PackedConv2d(Packed, nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve `[B, C, H, W]`."""
-        if not self.supports(x):
-            return super().forward(x)
+        return self.convolve(x) if self.supports(x) else super().forward(x)
+
+    def convolve(self, x: Tensor, activation: str = "none") -> Tensor:
+        """Convolve on oneDNN, with "none", "gelu" or "silu" after it."""
         window = (self.padding, self.stride, self.dilation, self.groups)
         weight = self.packed(lambda weight: torch.ops.mkldnn._reorder_convolution_weight(weight, *window, x.shape))
-        out: Tensor = torch.ops.mkldnn._convolution_pointwise(x, weight, self.bias, *window, "none", [], "")
+        out: Tensor = torch.ops.mkldnn._convolution_pointwise(x, weight, self.bias, *window, *ATTRIBUTES[activation])
         return out
 
     def supports(self, x: Tensor) -> bool:

@@ -1,0 +1,152 @@
+// A dense layer on packed weights, for a few tokens: product, bias, activation and residual.
+#pragma once
+
+#include <algorithm>
+
+#include "../native/product.h"
+#include "../native/tensors.h"
+
+namespace regard::dense {
+
+// Weights are packed in panels, [panel][input channel][kPanel], the last one padded with zeros.
+constexpr int kPanelVectors = 2;
+constexpr int64_t kPanel = kPanelVectors * kLanes<float>;
+
+enum Activation : int64_t { kNone, kGelu, kSilu };
+
+struct Layer {
+    const float *weight, *bias;  // the bias may be null
+    int64_t depth, width;
+
+    explicit operator bool() const { return width > 0; }
+};
+
+inline Vector<float> clamp(Vector<float> x, float limit) {
+    const Vector<float> low = splat(-limit), high = splat(limit);
+    const Vector<float> below = high < x ? high : x;  // keeps NaN
+    return low > below ? low : below;
+}
+
+// The error function of x / sqrt(2) as x times a quotient of polynomials in x^2, to 1e-8; beyond the clamp it is 1.
+struct Gelu {
+    Vector<float> operator()(Vector<float> x) const {
+        const Vector<float> inner = clamp(x, 5.66f), square = inner * inner;
+        Vector<float> above = splat(4.71139886e-8f) * square + 1.27279076e-5f;
+        Vector<float> below = splat(1.22180952e-6f) * square + 7.21090875e-5f;
+        above = above * square + 3.26472323e-4f;
+        below = below * square + 1.85286585e-3f;
+        above = above * square + 9.28914497e-3f;
+        below = below * square + 2.83137205e-2f;
+        above = above * square + 6.6509096e-2f;
+        below = below * square + 2.50022919e-1f;
+        above = above * square + 7.97884496e-1f;
+        below = below * square + 1.0f;
+        const Vector<float> half = x * 0.5f;
+        return half * clamp(inner * above / below, 1.0f) + half;
+    }
+};
+
+struct Silu {
+    Vector<float> operator()(Vector<float> x) const {
+        const Vector<float> sigmoid = splat(1.0f) / (exponential(x < -80.0f ? splat(80.0f) : -x) + 1.0f);
+        return x * (x < -80.0f ? splat(0.0f) : sigmoid);
+    }
+};
+struct None {
+    Vector<float> operator()(Vector<float> x) const { return x; }
+};
+
+// Where rows of a layer's output go.
+struct Output {
+    float* data;
+    int64_t pitch, columns;  // columns from here on
+    const float* residual;   // of the same pitch, or null
+
+    Output at(int64_t row, int64_t column) const {
+        const int64_t offset = row * pitch + column;
+        return {data + offset, pitch, columns - column, residual ? residual + offset : nullptr};
+    }
+};
+
+// Writes a vector of an output, of which `columns` lanes exist.
+inline void write(float* to, const float* residual, int64_t columns, Vector<float> values) {
+    if (columns >= kLanes<float>) {
+        store(to, residual ? values + load(residual) : values);
+    } else {
+        for (int64_t lane = 0; lane < columns; ++lane) to[lane] = values[lane] + (residual ? residual[lane] : 0.0f);
+    }
+}
+
+// Computes one panel of `rows` rows of a layer's output: function(tokens * panel + bias) + residual.
+template <typename Function, int rows>
+void compute_rows(const float* tokens, int64_t pitch, const float* panel, int64_t depth, const float* bias,
+                  const Output& out) {
+    constexpr int n = kLanes<float>;
+    float totals[rows * kPanel];  // of the sums of `kDepthPerSum` products
+    for (int64_t begin = 0; begin < depth; begin += kDepthPerSum) {
+        const int64_t end = std::min(begin + kDepthPerSum, depth);
+        Vector<float> sums[rows][kPanelVectors] = {};
+        for (int64_t k = begin; k < end; ++k) {
+            Vector<float> weights[kPanelVectors];
+#pragma GCC unroll 2
+            for (int v = 0; v < kPanelVectors; ++v) weights[v] = load(panel + k * kPanel + v * n);
+#pragma GCC unroll 12
+            for (int row = 0; row < rows; ++row) {
+                const float token = tokens[row * pitch + k];
+#pragma GCC unroll 2
+                for (int v = 0; v < kPanelVectors; ++v) sums[row][v] += weights[v] * token;
+            }
+        }
+#pragma GCC unroll 12
+        for (int row = 0; row < rows; ++row) {
+#pragma GCC unroll 2
+            for (int v = 0; v < kPanelVectors; ++v) {
+                float* const total = totals + row * kPanel + v * n;
+                store(total, sums[row][v] + load(begin ? total : bias + v * n));
+            }
+        }
+    }
+    for (int row = 0; row < rows; ++row) {
+        const Output to = out.at(row, 0);
+#pragma GCC unroll 2
+        for (int v = 0; v < kPanelVectors; ++v) {
+            write(to.data + v * n, to.residual ? to.residual + v * n : nullptr, to.columns - v * n,
+                  Function()(load(totals + row * kPanel + v * n)));
+        }
+    }
+}
+
+template <typename Function, int... rows>
+constexpr auto rows_function(int64_t count, std::integer_sequence<int, rows...>) {
+    constexpr decltype(&compute_rows<Function, 1>) functions[] = {compute_rows<Function, rows + 1>...};
+    return functions[count - 1];
+}
+
+// Computes one panel of a layer's output.
+template <typename Function>
+void compute_panel(const float* tokens, int64_t pitch, int64_t rows, const Layer& layer, int64_t column,
+                   const Output& out) {
+    constexpr int max_rows = kAccumulators / kPanelVectors;
+    float bias[kPanel] = {};
+    if (layer.bias) std::copy_n(layer.bias + column, std::min(kPanel, layer.width - column), bias);
+    for (int64_t begin = 0; begin < rows;) {
+        const int64_t groups = (rows - begin + max_rows - 1) / max_rows;
+        const int64_t count = (rows - begin + groups - 1) / groups;  // groups of nearly equal size
+        rows_function<Function>(count, std::make_integer_sequence<int, max_rows>())(
+            tokens + begin * pitch, pitch, layer.weight + column * layer.depth, layer.depth, bias,
+            out.at(begin, column));
+        begin += count;
+    }
+}
+
+// Computes a layer's output.
+inline void compute_layer(const float* tokens, int64_t pitch, int64_t rows, const Layer& layer, int64_t activation,
+                          const Output& out) {
+    for (int64_t column = 0; column < layer.width; column += kPanel) {
+        if (activation == kGelu) compute_panel<Gelu>(tokens, pitch, rows, layer, column, out);
+        if (activation == kSilu) compute_panel<Silu>(tokens, pitch, rows, layer, column, out);
+        if (activation == kNone) compute_panel<None>(tokens, pitch, rows, layer, column, out);
+    }
+}
+
+}  // namespace regard::dense
