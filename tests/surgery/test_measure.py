@@ -82,11 +82,12 @@ def test_nothing_faster_is_not_raced_as_a_whole(races):
 
 
 @pytest.mark.one_parameter
-@pytest.mark.parametrize("winner", ["original", "original layout", "channels-last"])
+@pytest.mark.parametrize("winner", ["original", "original layout", "channels-last", "panels"])
 def test_the_fastest_form_for_inference(monkeypatch, winner):
     name = "swiftformer_xs"
     model = build(name)[0]
-    forms = {"original layout": SLOWER, "channels-last": SLOWER} | ({} if winner == "original" else {winner: FASTER})
+    forms = {"original layout": SLOWER, "channels-last": SLOWER, "panels": SLOWER}
+    forms |= {} if winner == "original" else {winner: FASTER}
 
     def race(calls, seconds):
         del seconds
@@ -98,7 +99,7 @@ def test_the_fastest_form_for_inference(monkeypatch, winner):
     assert report.trials == forms
     assert report.times.is_faster == (winner != "original")
     channels_last = fused.stem[0].weight.is_contiguous(memory_format=torch.channels_last)
-    assert channels_last == (winner == "channels-last")
+    assert channels_last == (winner in ("channels-last", "panels"))
     assert bool(report.folded) == bool(report.replaced) == (winner != "original")
     assert ("nothing was changed" in str(report)) == (winner == "original")
     assert not fused.training
@@ -109,7 +110,7 @@ def test_the_fastest_form_for_inference(monkeypatch, winner):
 def test_layers_are_packed_if_that_is_faster(races):
     answers, _ = races
     model = nn.Sequential(nn.Linear(16, 24), nn.Linear(24, 16), nn.Linear(16, 24)).eval()
-    answers += [[FASTER], [SLOWER]] * 2 + [[FASTER, FASTER]]  # two groups in each of two forms, then the model
+    answers += [[FASTER], [SLOWER]] * 2 + [[FASTER, FASTER, SLOWER]]  # two groups in two forms, then the model
     fused = fuse(model, inference=True, example=X)
     assert [type(one) for one in fused] == [PackedLinear, nn.Linear, PackedLinear]
     report = fused.fuse_report

@@ -68,7 +68,7 @@ def test_models(case):
             assert_within_budget(fused(x), expected)
     folded = fuse(model, example=x, inference=True)
     assert [note.split(" ", 1)[1] for note in folded.fuse_report.notes] == [
-        "layers keep a second copy of their weights, in oneDNN's layout"
+        "layers keep a second copy of their weights, in a kernel's layout"
     ]
     with torch.inference_mode():
         assert_within_budget(folded(x), expected)

@@ -155,7 +155,12 @@ def _fold(replacer: Replacer, judge: Judge, plan: Plan) -> Form:
             if tensor.ndim == 4:  # `model.to` would also try those of 3-D convolutions, and fail
                 tensor.data = tensor.data.to(memory_format=plan.memory_format)
     layers = packable(form.model, plan.packed, blocked)
-    packing = judge.decide(form.model, layers)
+    packing: Mapping[str, Times] = {}
+    if plan.is_joint:
+        for layer in layers:
+            layer.take(True)
+    else:
+        packing = judge.decide(form.model, layers)
     form.packings = tuple(
         Packing(one.path, one.original.__name__, isinstance(one.module, Packed), packing.get(one.path))
         for one in layers
@@ -170,7 +175,7 @@ def _fold(replacer: Replacer, judge: Judge, plan: Plan) -> Form:
     form.difference = replacer.difference_of(form.model)
     packed = sum(one.is_packed for one in form.packings)
     if packed:
-        form.notes += (f"{packed} layers keep a second copy of their weights, in oneDNN's layout",)
+        form.notes += (f"{packed} layers keep a second copy of their weights, in a kernel's layout",)
     if form.folded and hasattr(form.model, "save_pretrained"):
         form.notes += ("save_pretrained would write names that from_pretrained does not know; save the original",)
     return form

@@ -40,6 +40,9 @@ PLAIN_LAYERS = {
     "timm.layers.norm_act.BatchNormAct2d",
     "regard.dense.packed.PackedLinear",
     "regard.dense.packed.PackedConv2d",
+    "regard.dense.panels.PanelLinear",
+    "regard.dense.panels.PanelConv2d",
+    "regard.dense.depthwise.DepthwiseConv2d",
 }
 """Layers whose weights define what they compute; other classes standardize, quantize or reparametrize them."""
 

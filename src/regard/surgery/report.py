@@ -56,7 +56,7 @@ class Packing:
     Attributes:
         path: its name in the model.
         layer: name of its class.
-        is_packed: whether it keeps a second copy of its weight, in oneDNN's layout.
+        is_packed: whether it keeps a second copy of its weight, in a kernel's layout.
         times: of one call of it, plain and packed; None if not measured.
     """
 

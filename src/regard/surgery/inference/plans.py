@@ -25,12 +25,14 @@ class Plan:
         folds: applied in turn.
         memory_format: of the convolutions' weights, and so of the images; None keeps it.
         packed: classes of layers that may be packed, with what they become: the first class that accepts the layer.
+        is_joint: whether all layers are packed, because several of them become one call. Otherwise each is measured.
     """
 
     name: str
     folds: tuple[type[Fold], ...]
     memory_format: torch.memory_format | None
     packed: Mapping[type[nn.Module], tuple[type[Packed], ...]]
+    is_joint: bool = False
 
 
 PLANS = (
@@ -46,6 +48,7 @@ PLANS = (
         rules.FOLDS,
         torch.channels_last,
         {nn.Linear: (PanelLinear,), nn.Conv2d: (PanelConv2d, DepthwiseConv2d, PackedConv2d)},
+        is_joint=True,
     ),
 )
 """From the smallest change to the largest."""
@@ -58,6 +61,7 @@ def packable(
 
     Args:
         model: for inference; only float32 weights on the CPU are packed.
+        is_joint: whether all layers are packed, because several of them become one call. Otherwise each is measured.
         packed: classes of layers, with what they become.
         blocked: paths whose modules keep their classes.
     """
