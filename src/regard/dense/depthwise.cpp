@@ -43,7 +43,7 @@ class Lines {
           slots((group - 1) * p.stride + p.size),
           groups((p.out_height + group - 1) / group),
           last(w.after[1] ? w.after[1] : w.after[0]),
-          hidden_pitch(w.after[1] ? (w.after[0].width + kPanel - 1) / kPanel * kPanel + kPanel : 0) {}
+          hidden_pitch(w.after[1] ? hidden_pitch_of(w.after[0]) : 0) {}
 
     int64_t units() const { return p.batch * groups; }
     int64_t scratch() const {
@@ -78,16 +78,12 @@ class Lines {
         for (int64_t line = 0; line < count; ++line)
             convolve_line(image, first + line, convolved + line * p.out_width * channels);
         const int64_t tokens = count * p.out_width, offset = first * p.out_width * last.width;
-        const float* in = convolved;
-        int64_t in_pitch = channels;
-        if (w.after[1]) {
-            compute_layer(in, in_pitch, tokens, w.after[0], p.activations[2],
-                          {hidden, hidden_pitch, hidden_pitch, nullptr});
-            in = hidden;
-            in_pitch = hidden_pitch;
-        }
-        compute_layer(in, in_pitch, tokens, last, kNone,
-                      {out + offset, last.width, last.width, has_residual ? image + offset : nullptr});
+        const Output to{out + offset, last.width, last.width, has_residual ? image + offset : nullptr};
+        if (w.after[1])
+            compute_chain(convolved, channels, tokens, w.after[0], w.after[1], p.activations[2], hidden, hidden_pitch,
+                          to);
+        else
+            compute_part(convolved, channels, tokens, Part(last), kNone, to);
     }
 
     // Computes the layer before for the lines from `begin` to `end` that are missing.
@@ -97,8 +93,8 @@ class Lines {
         done = std::max(done, end);
         while (line < end) {
             const int64_t slot = line % slots, count = std::min(end - line, slots - slot);
-            compute_layer(image + line * p.width * p.channels, p.channels, count * p.width, w.before, p.activations[0],
-                          {ring + slot * p.width * pitch, pitch, pitch, nullptr});
+            compute_part(image + line * p.width * p.channels, p.channels, count * p.width, Part(w.before),
+                         p.activations[0], {ring + slot * p.width * pitch, pitch, pitch, nullptr});
             line += count;
         }
     }

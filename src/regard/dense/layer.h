@@ -12,6 +12,8 @@ namespace regard::dense {
 constexpr int kPanelVectors = 2;
 constexpr int64_t kPanel = kPanelVectors * kLanes<float>;
 
+constexpr int64_t kHidden = 256;  // channels between two layers that are computed at once
+
 enum Activation : int64_t { kNone, kGelu, kSilu };
 
 struct Layer {
@@ -19,6 +21,25 @@ struct Layer {
     int64_t depth, width;
 
     explicit operator bool() const { return width > 0; }
+};
+
+// A part of a layer's product: some of its input channels, for some of its output channels, whole panels.
+struct Part {
+    const Layer& layer;
+    int64_t first_in, last_in, first_out, last_out;
+    bool has_bias;
+
+    explicit Part(const Layer& layer) : Part(layer, 0, layer.depth, 0, layer.width, true) {}
+    Part(const Layer& layer, int64_t first_in, int64_t last_in, int64_t first_out, int64_t last_out, bool has_bias)
+        : layer(layer),
+          first_in(first_in),
+          last_in(last_in),
+          first_out(first_out),
+          last_out(last_out),
+          has_bias(has_bias && layer.bias) {}
+
+    int64_t depth() const { return last_in - first_in; }
+    const float* panel(int64_t column) const { return layer.weight + column * layer.depth + first_in * kPanel; }
 };
 
 inline Vector<float> clamp(Vector<float> x, float limit) {
@@ -122,31 +143,51 @@ constexpr auto rows_function(int64_t count, std::integer_sequence<int, rows...>)
     return functions[count - 1];
 }
 
-// Computes one panel of a layer's output.
+// Computes one panel of a part's output.
 template <typename Function>
-void compute_panel(const float* tokens, int64_t pitch, int64_t rows, const Layer& layer, int64_t column,
+void compute_panel(const float* tokens, int64_t pitch, int64_t rows, const Part& part, int64_t column,
                    const Output& out) {
     constexpr int max_rows = kAccumulators / kPanelVectors;
     float bias[kPanel] = {};
-    if (layer.bias) std::copy_n(layer.bias + column, std::min(kPanel, layer.width - column), bias);
+    if (part.has_bias) std::copy_n(part.layer.bias + column, std::min(kPanel, part.layer.width - column), bias);
     for (int64_t begin = 0; begin < rows;) {
         const int64_t groups = (rows - begin + max_rows - 1) / max_rows;
         const int64_t count = (rows - begin + groups - 1) / groups;  // groups of nearly equal size
         rows_function<Function>(count, std::make_integer_sequence<int, max_rows>())(
-            tokens + begin * pitch, pitch, layer.weight + column * layer.depth, layer.depth, bias,
-            out.at(begin, column));
+            tokens + begin * pitch, pitch, part.panel(column), part.depth(), bias,
+            out.at(begin, column - part.first_out));
         begin += count;
     }
 }
 
-// Computes a layer's output.
-inline void compute_layer(const float* tokens, int64_t pitch, int64_t rows, const Layer& layer, int64_t activation,
-                          const Output& out) {
-    for (int64_t column = 0; column < layer.width; column += kPanel) {
-        if (activation == kGelu) compute_panel<Gelu>(tokens, pitch, rows, layer, column, out);
-        if (activation == kSilu) compute_panel<Silu>(tokens, pitch, rows, layer, column, out);
-        if (activation == kNone) compute_panel<None>(tokens, pitch, rows, layer, column, out);
+// Computes a part of a layer for rows of tokens, which hold the part's input channels only.
+inline void compute_part(const float* tokens, int64_t pitch, int64_t rows, const Part& part, int64_t activation,
+                         const Output& out) {
+    for (int64_t column = part.first_out; column < part.last_out; column += kPanel) {
+        if (activation == kGelu) compute_panel<Gelu>(tokens, pitch, rows, part, column, out);
+        if (activation == kSilu) compute_panel<Silu>(tokens, pitch, rows, part, column, out);
+        if (activation == kNone) compute_panel<None>(tokens, pitch, rows, part, column, out);
     }
+}
+
+// Computes a layer, and then another one on what it returned. A part of the channels between them is computed for all
+// tokens and used up at once, so that every weight is read once and what is between the layers stays in the cache.
+inline void compute_chain(const float* tokens, int64_t pitch, int64_t rows, const Layer& first, const Layer& second,
+                          int64_t activation, float* hidden, int64_t hidden_pitch, const Output& out) {
+    const int64_t parts = (first.width + kHidden - 1) / kHidden;
+    const int64_t size = ((first.width + parts - 1) / parts + kPanel - 1) / kPanel * kPanel;
+    for (int64_t begin = 0; begin < first.width; begin += size) {
+        const int64_t end = std::min(begin + size, first.width);
+        compute_part(tokens, pitch, rows, Part(first, 0, first.depth, begin, end, true), activation,
+                     {hidden, hidden_pitch, hidden_pitch, nullptr});
+        const Output to{out.data, out.pitch, out.columns, begin ? out.data : out.residual};
+        compute_part(hidden, hidden_pitch, rows, Part(second, begin, end, 0, second.width, begin == 0), kNone, to);
+    }
+}
+
+// The pitch of the channels between two layers: one panel more, so that rows do not fall on each other in the cache.
+inline int64_t hidden_pitch_of(const Layer& first) {
+    return (std::min(first.width, kHidden) + kPanel - 1) / kPanel * kPanel + kPanel;
 }
 
 }  // namespace regard::dense

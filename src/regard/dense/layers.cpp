@@ -7,8 +7,8 @@
 
 namespace regard::dense {
 
-constexpr int64_t kTileFloats = 48 * 1024;  // of a tile: less than the L2 cache
-constexpr int64_t kMinTokens = 48, kMaxTokens = 96;
+constexpr int64_t kTileFloats = 96 * 1024;  // of a tile's tokens and hidden channels: less than the L2 cache
+constexpr int64_t kMinTokens = 48, kMaxTokens = 256;
 
 struct Problem {
     int64_t tokens, channels, widths[2];  // the second width is 0 if there is one layer
@@ -41,9 +41,8 @@ struct Plan {
         : problem(p),
           layers{{weights[0], biases[0], p.channels, p.widths[0]}, {weights[1], biases[1], p.widths[0], p.widths[1]}},
           token_pitch(padded_size<float>(p.channels)),
-          // one panel more, so that rows do not fall on each other in the cache
-          hidden_pitch(is_chain() ? (p.widths[0] + kPanel - 1) / kPanel * kPanel + kPanel : 0),
-          max_rows(std::clamp(kTileFloats / std::max(token_pitch, hidden_pitch), kMinTokens, kMaxTokens)) {}
+          hidden_pitch(is_chain() ? hidden_pitch_of(layers[0]) : 0),
+          max_rows(std::clamp(kTileFloats / (token_pitch + hidden_pitch), kMinTokens, kMaxTokens)) {}
 
     bool is_chain() const { return problem.widths[1] > 0; }
     bool is_normalized() const { return problem.epsilon >= 0; }
@@ -64,15 +63,11 @@ void compute_tile(const Plan& plan, const float* tokens, int64_t rows, const Out
         tokens = normalized;
         pitch = plan.token_pitch;
     }
-    int64_t activation = p.activation;
-    if (plan.is_chain()) {
-        const Output to{hidden, plan.hidden_pitch, plan.hidden_pitch, nullptr};
-        compute_layer(tokens, pitch, rows, plan.layers[0], activation, to);
-        tokens = hidden;
-        pitch = plan.hidden_pitch;
-        activation = kNone;
-    }
-    compute_layer(tokens, pitch, rows, plan.layers[plan.is_chain()], activation, out);
+    if (plan.is_chain())
+        compute_chain(tokens, pitch, rows, plan.layers[0], plan.layers[1], p.activation, hidden, plan.hidden_pitch,
+                      out);
+    else
+        compute_part(tokens, pitch, rows, Part(plan.layers[0]), p.activation, out);
 }
 
 REGARD_EXPORT int64_t regard_dense_panel() { return kPanel; }
