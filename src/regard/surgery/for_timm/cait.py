@@ -12,6 +12,7 @@ from regard.dense import dense, has_hooks
 from regard.surgery.adapter import Adapter, AttentionAdapter, attach
 from regard.surgery.inference.fold import Fold, Folding
 from regard.surgery.inference.layer_scale import absorbing_layer, fold_scale
+from regard.surgery.inference.norm_mlp import absorb_norm, add_mlp
 from regard.surgery.inspection import Sharing, Upstream, is_plain, needs_weights
 from regard.surgery.layouts import split_heads
 from regard.surgery.notes import dropout_note
@@ -90,7 +91,7 @@ class UnscaledBlock(Adapter):
     def forward(self, x: Tensor) -> Tensor:
         """Transform `[B, N, C]`."""
         x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        return add_mlp(self, x) if self.norm2.weight is None else x + self.mlp(self.norm2(x))
 
 
 class UnscaledBlockClassAttn(Adapter):
@@ -99,7 +100,7 @@ class UnscaledBlockClassAttn(Adapter):
     def forward(self, x: Tensor, x_cls: Tensor) -> Tensor:
         """Transform the class token `[B, 1, C]`, which attends to all tokens."""
         x_cls = x_cls + self.attn(self.norm1(torch.cat((x_cls, x), dim=1)))
-        return x_cls + self.mlp(self.norm2(x_cls))
+        return add_mlp(self, x_cls) if self.norm2.weight is None else x_cls + self.mlp(self.norm2(x_cls))
 
 
 class LayerScaleBlockFold(Fold):
@@ -119,6 +120,8 @@ class LayerScaleBlockFold(Fold):
             fold_scale(module, last, getattr(module, name))
             delattr(module, name)
         attach(module, cls.unscaled)
+        if absorb_norm(module, sharing):
+            folded.append(("norm2", "mlp.fc1"))
         return module, folded
 
 

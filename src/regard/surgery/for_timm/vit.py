@@ -5,10 +5,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from regard.attention import softmax_attention
-from regard.dense import dense, has_hooks
-from regard.surgery.adapter import AttentionAdapter
+from regard.dense import dense, does_nothing, has_hooks
+from regard.surgery.adapter import Adapter, AttentionAdapter, attach
 from regard.surgery.inference.fold import Fold, Folding
 from regard.surgery.inference.layer_scale import absorbing_layer, fold_scale
+from regard.surgery.inference.norm_mlp import absorb_norm, add_mlp
 from regard.surgery.inspection import Sharing, Upstream
 
 
@@ -43,8 +44,17 @@ class Attention(AttentionAdapter):
         return self.proj_drop(dense(self.proj, out))
 
 
+class AddedMlpBlock(Adapter):
+    """Forward of `Block` without drop path and layer scale around its MLP, whose norm was absorbed."""
+
+    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+        """Transform `[B, N, C]`; the other arguments are the attention's."""
+        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), *args, **kwargs)))
+        return add_mlp(self, x)
+
+
 class BlockFold(Fold):
-    """Fold the layer scales of ViT's `Block` into the dense layers before them."""
+    """Fold the layer scales of ViT's `Block` into the dense layers before them, and a norm into the one after it."""
 
     upstream_classes = ("timm.models.vision_transformer.Block",)
 
@@ -58,4 +68,7 @@ class BlockFold(Fold):
                 fold_scale(module, last, scale.gamma)
                 setattr(module, name, nn.Identity())
                 folded.append((name, last))
+        if does_nothing(module.ls2) and does_nothing(module.drop_path2) and absorb_norm(module, sharing):
+            attach(module, AddedMlpBlock)
+            folded.append(("norm2", "mlp.fc1"))
         return module, folded
