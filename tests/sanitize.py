@@ -52,8 +52,43 @@ def check(file):
         out = neighborhood_attention(*tensors[:3], kernel, **options, bias=tensors[3], backend="fused")
         assert all(result.isfinite().all() for result in torch.autograd.grad(out.sum(), tensors))
         calls += 1
+    calls += check_dense()
     assert calls > 0
     print(f"{native.instruction_set}: {calls} calls, forward and backward, nothing found", flush=True)
+
+
+def check_dense():
+    """Run the kernels for inference on odd sizes, and return how often."""
+    import itertools
+
+    import torch
+    from torch import nn
+
+    from regard.dense import DepthwiseConv2d, PanelConv2d, PanelLinear, depthwise_block, mlp
+
+    calls = 0
+    with torch.no_grad():
+        for sizes, tokens, threads in itertools.product([(20, 33, 7), (1, 1, 1), (257, 300, 48)], (1, 61, 300), (1, 2)):
+            torch.set_num_threads(threads)
+            first, second = PanelLinear(*sizes[:2], bias=False), PanelLinear(*sizes[1:])
+            x, residual = torch.randn(tokens, sizes[0]), torch.randn(tokens, sizes[2])
+            norm = nn.LayerNorm(sizes[0], elementwise_affine=False)
+            assert mlp(first, second, x, activation=nn.GELU(), norm=norm, residual=residual).isfinite().all()
+            assert first(x).isfinite().all()
+            calls += 2
+        for grid, (size, stride), channels in itertools.product(
+            [(1, 1), (5, 7), (33, 12)], [(3, 1), (3, 2), (7, 1)], [(19, 37, 5), (16, 16, 16)]
+        ):
+            before, after = PanelConv2d(*channels[:2], 1), PanelConv2d(*channels[1:], 1)
+            options = {"stride": stride, "padding": size // 2, "groups": channels[1]}
+            middle = DepthwiseConv2d(channels[1], channels[1], size, **options)
+            x = torch.randn(2, channels[0], *grid).to(memory_format=torch.channels_last)
+            activations = (nn.SiLU(), nn.GELU(), None)
+            assert depthwise_block(x, middle, [after], activations, before=before).isfinite().all()
+            if channels[0] == channels[1]:
+                assert depthwise_block(x, middle, [after], activations, residual=stride == 1).isfinite().all()
+            calls += 1
+    return calls
 
 
 def main():
