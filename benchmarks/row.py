@@ -54,6 +54,7 @@ def build(name, library):
 def size(model, image_size):
     """Return the columns about a model's size, for one image."""
     image = torch.randn(1, 3, image_size, image_size)
+    model.requires_grad_(False)  # the counter looks for the gradients of parameters that are inputs, as in CaiT
     with torch.no_grad(), FlopCounterMode(display=False) as flops, Activations() as activations:
         model(image)
     return {

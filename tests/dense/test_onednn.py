@@ -214,8 +214,8 @@ def test_hooks_of_activations_are_called():
     hooked, patched, tripled = nn.GELU(), nn.GELU(), lambda y: 3 * y
     hooked.register_forward_hook(lambda module, args, output: 3 * output)
     patched.forward = tripled
-    assert torch.equal(dense(layer, x, activation=hooked), 3 * F.gelu(layer(x)))
-    assert torch.equal(dense(layer, x, activation=patched), 3 * layer(x))
+    assert_dense(dense(layer, x, activation=hooked), layer, x, activation=lambda y: 3 * F.gelu(y))
+    assert_dense(dense(layer, x, activation=patched), layer, x, activation=tripled)
 
 
 @torch.no_grad()
