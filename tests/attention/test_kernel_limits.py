@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from drawing import draw_single
-from regard import native, neighborhood, neighborhood_attention, window_attention
+from regard import native
+from regard.attention import neighborhood, neighborhood_attention, window_attention
 from regard.errors import UnsupportedError
 from regard.native import loader
 

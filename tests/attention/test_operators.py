@@ -46,8 +46,12 @@ def test_one_order_of_arguments(mechanism):
             assert [name for name in names(kernel.backward) if name in order] == inputs
 
 
+INFERENCE = {"regard::dense", "regard::depthwise"}
+"""Operators on weights that were packed for this machine: no exporter gets to see them."""
+
+
 def test_every_operator_has_a_decomposition():
-    registered = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("regard::")}
+    registered = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("regard::")} - INFERENCE
     assert registered == {str(overload.name()) for overload in decompositions()} != set()
 
 
