@@ -112,6 +112,7 @@ def _run(
         type(depthwise) is not DepthwiseConv2d
         or len(panels) < len(first) + len(layers)
         or not all(names)
+        or not isinstance(x, Tensor)  # a proxy that traces
         or x.ndim != 4
         or not x.is_contiguous(memory_format=torch.channels_last)
     ):

@@ -98,7 +98,7 @@ def run_panels(
         The result, or None if a layer has no panels, or if the kernel does not support the call.
     """
     panels = [layer for layer in layers if isinstance(layer, Panel)]
-    if len(panels) < len(layers):
+    if len(panels) < len(layers) or not isinstance(x, Tensor):  # a proxy that traces
         return None
     is_image = isinstance(panels[0], PanelConv2d)
     if is_image:
