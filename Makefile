@@ -49,6 +49,7 @@ bench: $(VENV)/dev.installed
 	$(BIN)/python benchmarks/neighborhood.py
 	$(BIN)/python benchmarks/models.py
 	$(BIN)/python benchmarks/modules.py
+	$(BIN)/python benchmarks/dense.py
 	$(BIN)/python benchmarks/fuse.py
 
 table: $(VENV)/dev.installed $(VENV)/bench.installed

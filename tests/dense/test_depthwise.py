@@ -17,20 +17,8 @@ from regard.dense import (
     depthwise,
     depthwise_block,
 )
-from regard.native import loader
 
-pytestmark = pytest.mark.skipif(loader.NATIVE.library is None, reason="no kernels in this install")
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
-@pytest.fixture(autouse=True, params=loader.instruction_sets())
-def library(request, monkeypatch):
-    """Every library that runs on this processor."""
-    monkeypatch.setattr(loader, "NATIVE", loader.load(request.param))
+pytestmark = pytest.mark.usefixtures("library")
 
 
 @pytest.fixture

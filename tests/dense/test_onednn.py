@@ -28,11 +28,6 @@ CALLS = {
 
 
 @pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
-@pytest.fixture(autouse=True)
 def small_products_pay(monkeypatch):
     monkeypatch.setattr(onednn, "MIN_PRODUCTS", 0)
     monkeypatch.setattr(onednn, "MIN_PRODUCTS_PLAIN", 0)

@@ -13,20 +13,9 @@ from budget import assert_within_budget, truth
 from regard.dense import PanelConv2d, PanelLinear, constant_weights, convolve, dense, linear, mlp, panels
 from regard.native import loader
 
-pytestmark = pytest.mark.skipif(loader.NATIVE.library is None, reason="no kernels in this install")
+pytestmark = pytest.mark.usefixtures("library")
 ACTIVATIONS = {"none": nn.Identity(), "gelu": F.gelu, "gelu module": nn.GELU(), "silu": nn.SiLU(), "tanh": torch.tanh}
 SIZES = [(20, 33, 20), (1, 1, 1), (257, 300, 15)]
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
-@pytest.fixture(autouse=True, params=loader.instruction_sets())
-def library(request, monkeypatch):
-    """Every library that runs on this processor."""
-    monkeypatch.setattr(loader, "NATIVE", loader.load(request.param))
 
 
 @pytest.fixture
@@ -106,7 +95,7 @@ def test_activations_at_their_limits():
 
 
 @torch.no_grad()
-def test_weights_that_change_are_packed_again(library):
+def test_weights_that_change_are_packed_again():
     layer, x = PanelLinear(20, 33), torch.randn(4, 20)
     for change in (
         lambda: layer.weight.mul_(2),

@@ -98,41 +98,22 @@ inline void write(float* to, const float* residual, int64_t columns, Vector<floa
     }
 }
 
-// Computes one panel of `rows` rows of a layer's output: function(tokens * panel + bias) + residual.
+// Computes one panel of `rows` rows of a layer's output: function(tokens * panel + bias) + residual. Inlined, so that
+// the product knows the stride of the channels.
 template <typename Function, int rows>
-void compute_rows(const float* tokens, int64_t pitch, const float* panel, int64_t depth, const float* bias,
-                  const Output& out) {
+[[gnu::flatten]] void compute_rows(const float* tokens, int64_t pitch, const float* panel, int64_t depth,
+                                   const float* bias, const Output& out) {
     constexpr int n = kLanes<float>;
-    float totals[rows * kPanel];  // of the sums of `kDepthPerSum` products
-    for (int64_t begin = 0; begin < depth; begin += kDepthPerSum) {
-        const int64_t end = std::min(begin + kDepthPerSum, depth);
-        Vector<float> sums[rows][kPanelVectors] = {};
-        for (int64_t k = begin; k < end; ++k) {
-            Vector<float> weights[kPanelVectors];
-#pragma GCC unroll 2
-            for (int v = 0; v < kPanelVectors; ++v) weights[v] = load(panel + k * kPanel + v * n);
-#pragma GCC unroll 12
-            for (int row = 0; row < rows; ++row) {
-                const float token = tokens[row * pitch + k];
-#pragma GCC unroll 2
-                for (int v = 0; v < kPanelVectors; ++v) sums[row][v] += weights[v] * token;
-            }
-        }
-#pragma GCC unroll 12
-        for (int row = 0; row < rows; ++row) {
-#pragma GCC unroll 2
-            for (int v = 0; v < kPanelVectors; ++v) {
-                float* const total = totals + row * kPanel + v * n;
-                store(total, sums[row][v] + load(begin ? total : bias + v * n));
-            }
-        }
-    }
+    float sums[rows * kPanel];
+    for (int64_t k = 0; k < depth; k += kDepthPerSum)
+        product_tile<float, rows, kPanelVectors>({tokens + k, pitch, 1}, panel + k * kPanel, kPanel, sums, kPanel,
+                                                 std::min(kDepthPerSum, depth - k), k > 0);
     for (int row = 0; row < rows; ++row) {
         const Output to = out.at(row, 0);
 #pragma GCC unroll 2
         for (int v = 0; v < kPanelVectors; ++v) {
             write(to.data + v * n, to.residual ? to.residual + v * n : nullptr, to.columns - v * n,
-                  Function()(load(totals + row * kPanel + v * n)));
+                  Function()(load(sums + row * kPanel + v * n) + load(bias + v * n)));
         }
     }
 }

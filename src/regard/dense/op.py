@@ -86,7 +86,7 @@ def dense_layers(
     """
     channels = x.shape[-1]
     x = x.contiguous()
-    out = x.new_empty(*x.shape[:-1], width)
+    out = _empty_output(x, weights, biases, width)
     widths = (weights[1].shape[1], width) if len(weights) == 2 else (width, 0)
     problem = _Problem(
         x.numel() // channels,
@@ -102,19 +102,11 @@ def dense_layers(
     return out
 
 
-def _shape(
-    x: Tensor,
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor | None],
-    width: int,
-    activation: str,
-    residual: Tensor | None,
-    epsilon: float,
-) -> Tensor:
+def _empty_output(x: Tensor, weights: object, biases: object, width: int, *_: object) -> Tensor:
     return x.new_empty(*x.shape[:-1], width)
 
 
-torch.library.register_fake("regard::dense", _shape, lib=_LIBRARY)
+torch.library.register_fake("regard::dense", _empty_output, lib=_LIBRARY)
 
 
 @torch.library.impl(_LIBRARY, "depthwise", "CPU")
@@ -151,9 +143,7 @@ def depthwise_layers(
         residual: whether `x` is added to the result.
     """
     x = x.contiguous()
-    out = _depthwise_shape(
-        x, weight, bias, taps, taps_bias, size, stride, padding, weights, biases, widths, activations, residual
-    )
+    out = _empty_image(x, size, stride, padding, widths[len(weights)])
     problem = _DepthwiseProblem(
         *x.shape,
         *out.shape[1:3],
@@ -170,23 +160,13 @@ def depthwise_layers(
     return out
 
 
-def _depthwise_shape(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    taps: Tensor,
-    taps_bias: Tensor | None,
-    size: int,
-    stride: int,
-    padding: int,
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor | None],
-    widths: Sequence[int],
-    activations: Sequence[str],
-    residual: bool,
-) -> Tensor:
+def _empty_image(x: Tensor, size: int, stride: int, padding: int, width: int) -> Tensor:
     grid = [(length + 2 * padding - size) // stride + 1 for length in x.shape[1:3]]
-    return x.new_empty(x.shape[0], *grid, widths[len(weights)])
+    return x.new_empty(x.shape[0], *grid, width)
 
 
-torch.library.register_fake("regard::depthwise", _depthwise_shape, lib=_LIBRARY)
+torch.library.register_fake(
+    "regard::depthwise",
+    lambda x, *rest: _empty_image(x, rest[4], rest[5], rest[6], width=rest[9][len(rest[7])]),
+    lib=_LIBRARY,
+)

@@ -47,9 +47,10 @@ class Attention(AttentionAdapter):
 class AddedMlpBlock(Adapter):
     """Forward of `Block` without drop path and layer scale around its MLP, whose norm was absorbed."""
 
-    def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
-        """Transform `[B, N, C]`; the other arguments are the attention's."""
-        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), *args, **kwargs)))
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """Transform `[B, N, C]`."""
+        attended = self.attn(self.norm1(x), attn_mask=attn_mask, is_causal=is_causal)
+        x = x + self.drop_path1(self.ls1(attended))
         return add_mlp(self, x)
 
 
