@@ -66,12 +66,12 @@ def flex(query, key, value, kernel):
 
 def forward_rows():
     cases = [
-        ((1, (56, 56), 2, 32, (7, 7)), 0.12, True),
-        ((8, (28, 28), 4, 32, (7, 7)), 0.12, True),
-        ((1, (128, 128), 4, 32, (7, 7)), 0.14, False),
-        ((1, (56, 56), 2, 32, (13, 13)), 0.14, False),
-        ((1, (8, 32, 32), 4, 32, (3, 7, 7)), 0.10, False),
-        ((4, (4096,), 4, 64, (65,)), 0.10, False),
+        ((1, (56, 56), 2, 32, (7, 7)), 0.30, True),
+        ((8, (28, 28), 4, 32, (7, 7)), 0.30, True),
+        ((1, (128, 128), 4, 32, (7, 7)), 0.32, False),
+        ((1, (56, 56), 2, 32, (13, 13)), 0.32, False),
+        ((1, (8, 32, 32), 4, 32, (3, 7, 7)), 0.35, False),
+        ((4, (4096,), 4, 64, (65,)), 0.35, False),
     ]
     for case, bar, against_flex in cases:
         batch, grid, heads, head_dim, kernel = case
@@ -118,7 +118,7 @@ def backward_rows():
     forward = partial(neighborhood_attention, query, key, value, 7, bias=bias, backend="fused")
     alone, both = medians(forward, with_gradients("fused", query, key, value, bias, (7, 7)))
     name = "forward + backward with bias, (4, 56x56, 2, 32, 7x7)"
-    yield name, milliseconds(both), f"{both / alone:.2f} x forward", "<= 5 x", both <= 5 * alone
+    yield name, milliseconds(both), f"{both / alone:.2f} x forward", "<= 3.5 x", both <= 3.5 * alone
     (plain,) = medians(with_gradients("reference", query, key, value, bias, (7, 7)), rounds=3)
     yield "  against the reference", milliseconds(plain), f"{plain / both:.1f} x", ">= 30 x", plain >= 30 * both
 
