@@ -2,6 +2,7 @@
 // or two dense layers, and the residual. A few lines of the image stay in the cache from the first step to the last.
 #include <vector>
 
+#include "../native/memory.h"
 #include "../native/threads.h"
 #include "layer.h"
 

@@ -2,6 +2,7 @@
 // and the residual after them. A tile of tokens stays in the cache from the first step to the last.
 #include <cmath>
 
+#include "../native/memory.h"
 #include "../native/threads.h"
 #include "layer.h"
 

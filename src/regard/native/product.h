@@ -25,7 +25,7 @@ constexpr int64_t kDepthPerSum = 128;  // nested short sums round less than one 
 // Computes `rows` rows and `vectors` vectors of the product: out[m][n] = sum over k of left(m, k) * right[k][n], added
 // to `out` if `add`.
 template <typename T, int rows, int vectors>
-void product_tile(LeftFactor<T> left, const T* right, int64_t right_pitch, T* out, int64_t pitch, int64_t depth,
+void product_tile(const LeftFactor<T>& left, const T* right, int64_t right_pitch, T* out, int64_t pitch, int64_t depth,
                   bool add) {
     constexpr int n = kLanes<T>;
     Vector<T> sums[rows][vectors];
@@ -56,49 +56,59 @@ void product_tile(LeftFactor<T> left, const T* right, int64_t right_pitch, T* ou
 }
 
 template <typename T>
-using Tile = void (*)(LeftFactor<T>, const T*, int64_t, T*, int64_t, int64_t, bool);
+using Tile = void (*)(const LeftFactor<T>&, const T*, int64_t, T*, int64_t, int64_t, bool);
 
+template <typename T, int vectors, typename Sizes>
+struct Tiles;
 template <typename T, int vectors, int... rows>
-constexpr Tile<T> tile_of(int count, std::integer_sequence<int, rows...>) {
-    constexpr Tile<T> tiles[] = {product_tile<T, rows + 1, vectors>...};
-    return tiles[count - 1];
-}
+struct Tiles<T, vectors, std::integer_sequence<int, rows...>> {
+    static constexpr Tile<T> of_rows[] = {nullptr, product_tile<T, rows + 1, vectors>...};
+};
+
+// Rows cut into tiles of nearly equal height, which run at nearly equal speed.
+struct RowTiles {
+    int64_t count, rows, higher;  // so many have one row more
+
+    RowTiles(int64_t m, int64_t max_rows)
+        : count((m + max_rows - 1) / max_rows),
+          rows(m / std::max<int64_t>(count, 1)),
+          higher(m - count * rows) {}
+};
 
 template <typename T, int vectors>
-void product_columns(LeftFactor<T> left, const T* right, int64_t right_pitch, T* out, int64_t pitch, int64_t m,
-                     int64_t depth, bool add) {
+void product_columns(const LeftFactor<T>& left, const T* right, int64_t right_pitch, T* out, int64_t pitch, int64_t m,
+                     int64_t n, int64_t depth, bool add) {
     constexpr int max_rows = std::min(kAccumulators / vectors, kMaxRows);
-    for (int64_t begin = 0; begin < m;) {
-        const int64_t tiles = (m - begin + max_rows - 1) / max_rows;
-        const int64_t rows = (m - begin + tiles - 1) / tiles;  // tiles of nearly equal height run at nearly equal speed
-        tile_of<T, vectors>(int(rows), std::make_integer_sequence<int, max_rows>())(
-            left.at(begin, 0), right, right_pitch, out + begin * pitch, pitch, depth, add);
-        begin += rows;
+    using Sizes = std::make_integer_sequence<int, max_rows>;
+    const RowTiles tiles(m, max_rows);
+    for (int64_t column = 0; column < n; column += vectors * kLanes<T>) {
+        int64_t begin = 0;
+        for (int64_t tile = 0; tile < tiles.count; ++tile) {
+            const int64_t rows = tiles.rows + (tile < tiles.higher);
+            Tiles<T, vectors, Sizes>::of_rows[rows](left.at(begin, 0), right + column, right_pitch,
+                                                    out + begin * pitch + column, pitch, depth, add);
+            begin += rows;
+        }
     }
 }
 
 // Computes out[m][n] = sum over k of left(m, k) * right[k][n] for m rows and n columns, a whole number of vectors. The
 // result is added to `out` if `add`.
 template <typename T>
-void product(LeftFactor<T> left, const T* right, int64_t right_pitch, T* out, int64_t pitch, int64_t m, int64_t n,
-             int64_t depth, bool add = false) {
+void product(const LeftFactor<T>& left, const T* right, int64_t right_pitch, T* out, int64_t pitch, int64_t m,
+             int64_t n, int64_t depth, bool add = false) {
     constexpr int lanes = kLanes<T>;
+    const int64_t rest = n / lanes % kMaxVectors, whole = n - rest * lanes;
     for (int64_t k = 0; k < depth; k += kDepthPerSum) {
         const int64_t chunk = std::min(kDepthPerSum, depth - k);
-        for (int64_t column = 0; column < n;) {
-            const int64_t vectors = std::min<int64_t>((n - column) / lanes, kMaxVectors);
-            const T* const block = right + k * right_pitch + column;
-            T* const to = out + column;
-            if (vectors == 1)
-                product_columns<T, 1>(left.at(0, k), block, right_pitch, to, pitch, m, chunk, add || k > 0);
-            if (vectors == 2)
-                product_columns<T, 2>(left.at(0, k), block, right_pitch, to, pitch, m, chunk, add || k > 0);
-            if (vectors == 3)
-                product_columns<T, 3>(left.at(0, k), block, right_pitch, to, pitch, m, chunk, add || k > 0);
-            if (vectors == 4)
-                product_columns<T, 4>(left.at(0, k), block, right_pitch, to, pitch, m, chunk, add || k > 0);
-            column += vectors * lanes;
-        }
+        const auto columns = [&](auto compute, int64_t first, int64_t count) {
+            compute(left.at(0, k), right + k * right_pitch + first, right_pitch, out + first, pitch, m, count, chunk,
+                    add || k > 0);
+        };
+        columns(product_columns<T, kMaxVectors>, 0, whole);
+        if (rest == 1) columns(product_columns<T, 1>, whole, lanes);
+        if (rest == 2) columns(product_columns<T, 2>, whole, 2 * lanes);
+        if (rest == 3) columns(product_columns<T, 3>, whole, 3 * lanes);
     }
 }
 

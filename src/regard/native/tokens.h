@@ -4,6 +4,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "memory.h"
 #include "tensors.h"
 #include "threads.h"
 

@@ -1,6 +1,7 @@
 // How a call is divided into units of work, and how a thread walks through its units.
 #pragma once
 
+#include "../../native/memory.h"
 #include "../../native/threads.h"
 #include "walk.h"
 

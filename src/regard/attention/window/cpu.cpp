@@ -3,6 +3,7 @@
 // A unit of work is one window. Its tokens are read in place, so neither the shift nor the partition copies anything,
 // and the matrices of one window and head stay in the first-level cache. The bias is expanded from its table once per
 // head and thread. The backward pass computes the weights again, and writes every gradient once.
+#include "../../native/memory.h"
 #include "../../native/product.h"
 #include "../../native/threads.h"
 #include "window.h"
