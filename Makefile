@@ -7,13 +7,14 @@ PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --quiet
 KERNELS := $(wildcard src/regard/*/*.cpp src/regard/*/*.h src/regard/attention/*/*.cpp src/regard/attention/*/*.h)
 NATIVE := CMakeLists.txt $(KERNELS)
 
-.PHONY: help demo test test-rest test-all test-lowered check bench table calibrate sanitize docs clean
+.PHONY: help demo test test-rest test-all test-lowered test-aarch64 check bench table calibrate sanitize docs clean
 help:
 	@echo "make demo    train, evaluate and try two small networks on handwritten digits"
 	@echo "make test    run a broad selection of the tests, in minutes: every file, mechanism and family"
 	@echo "make test-rest run the tests that 'make test' leaves out: more samples, dtypes and models"
 	@echo "make test-all run both"
 	@echo "make test-lowered run all tests twice, on the AVX2 and the SSE instruction sets of PyTorch"
+	@echo "make test-aarch64 run the kernels' tests with the kernels for ARM in QEMU (Debian: g++-aarch64-linux-gnu, qemu-user)"
 	@echo "make check   run the linters, the formatters' checks, the type checker and the spelling checker"
 	@echo "make bench   measure the kernels against their bars (quiet machine, some minutes)"
 	@echo "make table   measure all models in all runtimes, into results.csv (hours; a stopped run continues)"
@@ -37,6 +38,9 @@ test-all: $(VENV)/dev.installed
 test-lowered: $(VENV)/dev.installed
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 $(PYTEST)
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 $(PYTEST)
+
+test-aarch64: $(VENV)/dev.installed
+	PATH=$(BIN):$$PATH $(PYTEST) --numprocesses 0 -p aarch64.plugin -m "not exhaustive" tests/attention tests/dense
 
 check: $(VENV)/dev.installed
 	$(BIN)/ruff check

@@ -38,8 +38,9 @@ class OptionError(RegardError, ValueError):
     @classmethod
     def unknown(cls, kind: str, got: object, valid: Iterable[str]) -> OptionError:
         """Return the error for an unknown `kind` of word, suggesting the most similar of the `valid` words."""
-        names = list(valid)
-        near = get_close_matches(str(got), names, n=3, cutoff=0.5)
+        names = [name for name in valid if name != got]
+        starting = [name for name in names if str(got) and name.startswith(str(got))]
+        near = list(dict.fromkeys((*starting, *get_close_matches(str(got), names, n=3, cutoff=0.5))))[:3]
         more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
         valid_names = ", ".join(names[:MAX_LISTED]) + more
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"valid: {valid_names}"

@@ -131,13 +131,16 @@ def test_complete_files_are_not_decoded(tmp_path, ending, monkeypatch):
     assert why_broken(path) is None
 
 
-def test_damage_in_the_middle_is_found_by_decoding_only(tmp_path):
-    path = tmp_path / "a.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(path)
-    content = path.read_bytes()
-    middle = len(content) // 2
-    path.write_bytes(content[:middle] + bytes(100) + content[middle + 100 :])
-    assert why_broken(path) is None and "cannot be decoded" in why_broken(path, decode=True)
+def test_damage_in_the_middle_is_found_by_checksums_or_decoding(tmp_path):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    for name, is_found in (("a.png", True), ("a.gif", False)):
+        path = tmp_path / name
+        image.save(path)
+        content = path.read_bytes()
+        middle = len(content) // 2
+        path.write_bytes(content[:middle] + bytes(100) + content[middle + 100 :])
+        assert (why_broken(path) is not None) is is_found
+        assert is_found is False or "cannot be decoded" in why_broken(path, decode=True)
 
 
 def test_floats(tmp_path):

@@ -1,6 +1,8 @@
 """All images are checked before training starts, and what is known of them is kept."""
 
 import os
+import struct
+import zlib
 
 import pytest
 
@@ -9,7 +11,7 @@ from pictures import write_folder
 from regard.errors import BrokenImageError, DataError
 from regard.training import Run, TrainConfig, Watcher, evaluate, open_source, train
 from regard.training.images import why_broken
-from regard.training.integrity import ReadableImages, check_images, suspect
+from regard.training.integrity import ReadableImages, check_images, suspect_all
 
 
 def cut(*images):
@@ -18,8 +20,11 @@ def cut(*images):
 
 
 def damaged(content):
-    """Overwrite the compressed pixels of a PNG file, which keeps its header and its end."""
-    return content[:48] + bytes(len(content) - 64) + content[-16:]
+    """Overwrite the compressed pixels of a PNG file, whose header, checksum and end are right."""
+    start = content.index(b"IDAT")
+    (length,) = struct.unpack(">I", content[start - 4 : start])
+    chunk = b"IDAT" + bytes(length)
+    return content[:start] + chunk + struct.pack(">I", zlib.crc32(chunk)) + content[start + 8 + length :]
 
 
 @pytest.fixture
@@ -122,16 +127,28 @@ def test_changed_and_broken_images_are_checked_again(folder, checked):
 
 
 def test_suspects_are_decoded(folder):
+    images = [folder / "red" / "1.png", folder / "blue" / "2.png"]
+    contents = [image.read_bytes() for image in images]
+    for image, content in zip(images, contents, strict=True):
+        image.write_bytes(damaged(content))
+    source = check_images(open_source(folder), folder)
+    suspect_all(source, folder)
+    with pytest.raises(BrokenImageError) as raised:
+        check_images(open_source(folder), folder)
+    assert set(raised.value.images) == set(images)  # at once
+    for image, content in zip(images, contents, strict=True):
+        image.write_bytes(content)
+    check_images(open_source(folder), folder)
+    assert all(ReadableImages(folder).has(image) for image in images)
+
+
+def test_checksums_of_png_are_read(folder):
     image = folder / "red" / "1.png"
-    content = image.read_bytes()
-    image.write_bytes(damaged(content))
-    check_images(open_source(folder), folder)  # header and end are right
-    suspect(folder, [image])
+    content = bytearray(image.read_bytes())
+    content[content.index(b"IDAT") + 6] ^= 1
+    image.write_bytes(content)
     with pytest.raises(BrokenImageError, match=r"red/1\.png"):
         check_images(open_source(folder), folder)
-    image.write_bytes(content)
-    check_images(open_source(folder), folder)
-    assert ReadableImages(folder).has(image)
 
 
 def test_an_image_that_fails_in_an_epoch_is_found_at_the_next_start(config, folder):
@@ -142,6 +159,7 @@ def test_an_image_that_fails_in_an_epoch_is_found_at_the_next_start(config, fold
         with pytest.raises(BrokenImageError) as raised:
             train(TrainConfig(**config))
         assert set(raised.value.images) == {image} and config["out"].exists() is created
+        assert "--skip-broken" in str(raised.value)
         config["out"] = config["out"].with_name("again")
     assert len(train(TrainConfig(**config, skip_broken=True)).metrics()) == 2
 

@@ -44,9 +44,13 @@ def load_state(path: str | Path, *, ema: bool = False) -> dict[str, Tensor]:
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
-        raise CheckpointError(f"expected a .safetensors, .pth, .pt, .bin, .ckpt or .tar file, got {path}")
+        raise CheckpointError(
+            f"expected a .safetensors, .pth, .pt, .bin, .ckpt or .tar file, got {path}; check the name"
+        )
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}; check the path")
+    if path.stat().st_size == 0:
+        raise CheckpointError(f"{path} cannot be read: it is empty (0 bytes); download it again")
     try:
         if path.suffix.lower() == ".safetensors":
             return unwrap(load_file(path), str(path), ema=ema)
@@ -63,7 +67,8 @@ def load_state(path: str | Path, *, ema: bool = False) -> dict[str, Tensor]:
         ) from None
     except Exception as error:  # the bytes of a damaged file decide which exception
         raise CheckpointError(
-            f"{path} cannot be read as plain tensors: {error}; download it again, or save its state dict alone"
+            f"{path} cannot be read as plain tensors ({type(error).__name__}: {error}); download it again, or save its "
+            "state dict alone"
         ) from error
     return state
 
@@ -80,7 +85,7 @@ def load_fields(path: str | Path) -> dict[str, Any]:
         text = (file.metadata() or {}).get(FIELDS, "{}")
     try:
         fields = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, a number of thousands of digits, or thousands of brackets
         fields = None
     if not isinstance(fields, dict):
         raise CheckpointError(
@@ -95,22 +100,22 @@ def save_state(state: State, path: str | Path, fields: Mapping[str, Any] | None 
 
     Args:
         state: the tensors by name.
-        path: .safetensors, .pth, .pt or .bin.
+        path: .safetensors, or a suffix of `torch.save`'s files: .pth, .pt, .bin, .ckpt, .tar.
         fields: fields of the model's configuration, stored in the metadata of a .safetensors file.
 
     Raises:
         CheckpointError: another suffix, or a place that cannot be written to.
     """
     path = Path(path)
-    if path.suffix not in SUFFIXES:
-        raise CheckpointError(f"weights are written as .safetensors, .pth, .pt or .bin, got {path}; change the suffix")
+    if path.suffix.lower() not in SUFFIXES:
+        raise CheckpointError(f"weights are written as {', '.join(SUFFIXES)}, got {path}; change the suffix")
     plain = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
     partial = path.with_name(path.name + ".partial")
     try:
         partial.unlink(missing_ok=True)
         partial.touch()
         mode = partial.stat().st_mode  # safetensors writes files that only their owner may read
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             stored = {FIELDS: json.dumps(fields)} if fields else {}
             save_file(plain, partial, metadata={"format": "pt"} | stored)
         else:

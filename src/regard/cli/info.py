@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from regard.cli.tables import Table, show
+from regard.errors import OptionError
 from regard.layers import Blocks, Stage
 from regard.models import MODELS, Backbone, create_model
 
@@ -38,6 +40,10 @@ def info(
 
     Example: regard info nat_mini --image-size 384
     """
+    if name not in MODELS and Path(name).exists():
+        raise OptionError(
+            f"expected a model's name, got the path {name}; `regard convert` says which model a file holds"
+        )
     with torch.device("meta"):
         model = create_model(name).eval()
     size = MODELS[name].image_size if image_size is None else image_size

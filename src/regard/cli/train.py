@@ -57,7 +57,8 @@ class _Bar(Watcher):
 
     def started(self, config: TrainConfig, source: Source, parameters: int) -> None:
         ignored = f", {source.ignored} files ignored (hidden or not images)" if source.ignored else ""
-        skipped = f", {len(source.skipped)} broken images left out" if source.skipped else ""
+        count = len(source.skipped)
+        skipped = f", {count} broken image{'' if count == 1 else 's'} left out" if count else ""
         self._print(f"{config.model}: {parameters:,} parameters, seed {config.seed}, run {config.out}")
         self._print(
             f"{config.data}: {len(source.classes)} classes, {len(source.train)} training images, "

@@ -14,7 +14,7 @@ from regard.dense.panels import Panel, supports_panels
 MAX_SIZE = 7
 """Of a window."""
 MIN_CHANNELS = 16
-"""As many as the widest vector has lanes."""
+"""As many as the largest vectors have lanes."""
 
 
 class DepthwiseConv2d(PackedConv2d):

@@ -155,7 +155,7 @@ def _compared(what: str, difference: float, tolerance: float) -> Row:
 
 
 def _spent(times: Times, is_kept: bool) -> str:
-    return f"{milliseconds(times.before)}, ours {milliseconds(times.after)}" if is_kept else str(times)
+    return f"{milliseconds(times.before)}, regard {milliseconds(times.after)}" if is_kept else str(times)
 
 
 def _grouped(head: str, entries: Iterable[tuple[str, str, str, Times | None]]) -> list[Row]:

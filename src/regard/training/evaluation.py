@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from regard.errors import BrokenImageError
 from regard.training.data import ImageDataset, check_classes, collate, open_source, open_test_images
 from regard.training.devices import default_device
-from regard.training.integrity import check_images, suspect
+from regard.training.integrity import AGAIN, check_images, suspect_all
 from regard.training.run import Run
 from regard.training.score import Score, tally, unpack
 
@@ -54,5 +54,5 @@ def evaluate(run: str | Path | Run, data: str | Path | None = None, *, skip_brok
     try:
         return tally(model, on_device, len(source.classes)).score(source.classes)
     except BrokenImageError as error:
-        suspect(data, error.images)
-        raise
+        suspect_all(source, data)
+        raise BrokenImageError(error.images, remedy=AGAIN) from error

@@ -67,8 +67,8 @@ def why_broken(path: Path, *, decode: bool = False) -> str | None:
 
     Args:
         path: the file.
-        decode: False reads the header and the last bytes, and decodes the image only if these do not show that the
-            file is complete. True decodes it in any case.
+        decode: False reads the header, the checksums of PNG and the last bytes, and decodes the image only if these do
+            not show that the file is complete. True decodes it in any case.
     """
     if not decode and _looks_complete(path):
         return None
@@ -80,12 +80,13 @@ def why_broken(path: Path, *, decode: bool = False) -> str | None:
 
 
 def _looks_complete(path: Path) -> bool:
-    """Whether a file has an image's header, a usual pixel format, and the last bytes of its image format."""
+    """Whether a file has an image's header, a usual pixel format, valid checksums, and its format's last bytes."""
     try:
         with require("PIL.Image", extra="train").open(path) as image, path.open("rb") as file:
             marker = END_MARKERS.get(image.format)
             if marker is None or image.mode.startswith(("F", "I")):
                 return False
+            image.verify()  # reads the checksums of PNG
             file.seek(-len(marker), 2)
             return file.read() == marker
     except Exception:  # `read_image` finds the reason

@@ -19,6 +19,7 @@ from regard.training.images import why_broken
 THREADS = 8
 BATCH = 256  # images that are checked before the progress is reported or Ctrl-C is answered
 FORMAT = 1
+AGAIN = "start again: all images are then decoded first, the broken ones listed, and left out with --skip-broken"
 
 Seen = dict[str, tuple[int, int] | None]
 
@@ -26,8 +27,8 @@ Seen = dict[str, tuple[int, int] | None]
 class ReadableImages:
     """The images of a folder that were found readable, left in a file in torch's hub folder, `torch.hub.get_dir()`.
 
-    A file is known by its size and its modification time. A file that could not be read after all is remembered as
-    None, and is decoded the next time.
+    A file is known by its size and its modification time. Where a file could not be read after all, all files are
+    remembered as None, and are decoded the next time.
 
     Args:
         folder: the folder of images.
@@ -45,7 +46,7 @@ class ReadableImages:
         return known is not None and known == _fingerprint(image)
 
     def is_suspect(self, image: Path) -> bool:
-        """Whether an image looked complete earlier and could not be read."""
+        """Whether an image is to be decoded, since it or another one looked complete and could not be read."""
         return self.seen.get(self._key(image), ()) is None
 
     def update(self, readable: Iterable[Path], suspects: Iterable[Path] = ()) -> None:
@@ -117,9 +118,10 @@ def check_images(
     return _without(source, broken)
 
 
-def suspect(folder: str | Path, images: Iterable[Path]) -> None:
-    """Remember images that passed the check and could not be read, so that the next check decodes them."""
-    ReadableImages(folder).update((), suspects=images)
+def suspect_all(source: Source, folder: str | Path) -> None:
+    """Let the next check decode all images of a source, since one passed the check and could not be read."""
+    images = (image for image, _ in (*source.train, *source.test))
+    ReadableImages(folder).update((), suspects=(image for image in images if isinstance(image, Path)))
 
 
 def _check(cache: ReadableImages, image: Path) -> str | None:

@@ -22,7 +22,7 @@ from regard.training.augmentation import augmentation, with_shifts
 from regard.training.config import TrainConfig
 from regard.training.data import DIGITS, ImageDataset, Source, collate, open_source
 from regard.training.devices import CPU, default_device, why_unavailable
-from regard.training.integrity import check_images, suspect
+from regard.training.integrity import AGAIN, check_images, suspect_all
 from regard.training.run import Run, RunConfig
 from regard.training.score import Tally, tally, unpack
 from regard.training.versions import versions
@@ -90,7 +90,8 @@ def train(config: TrainConfig, *, watcher: Watcher | None = None) -> Run:
         loop.interrupt()
         loop.save(run)
         if isinstance(error, BrokenImageError):
-            suspect(config.data, error.images)
+            suspect_all(source, config.data)
+            raise BrokenImageError(error.images, remedy=f"{AGAIN}; --overwrite replaces the run") from error
         raise
     finally:
         loop.save_curve(run)

@@ -71,7 +71,8 @@ def neighborhood_attention(
 
     Precision:
         The reference computes in the inputs' dtype; the fused kernel in float32 for 16-bit inputs. In the kernel,
-        NaNs and infinities may also reach the results of queries next to those that see them.
+        NaNs and infinities may also reach the results of queries next to those that see them. A pair that a causal axis
+        excludes has no part in the kernel's gradients; in the reference's, a weight of 0 times an infinity is NaN.
 
     Source:
         NAT (arXiv 2204.07143, eq. 1-3), DiNAT (2209.15001), causal FNA (2403.04690), stride: GNA (2504.16922); windows

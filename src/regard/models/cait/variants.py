@@ -62,7 +62,7 @@ _S36 = replace(_S24, depth=36, layer_scale=1e-6)
 _M36 = replace(_S36, embed_dim=768, num_heads=16)
 _M48 = replace(_M36, depth=48)
 
-# gmacs are timm's, since the authors round theirs to one decimal and leave some out
+# gmacs are timm's, since the authors round their own to one decimal and leave some out
 VARIANTS = {
     f"cait_{size}_{side}": _published(size, replace(config, img_size=side), parameters, gmacs, top1)
     for size, side, config, parameters, gmacs, top1 in (
