@@ -37,6 +37,12 @@ import hooks  # noqa: E402  # scripts of the docs, no package
 import tables  # noqa: E402
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_named_tests_exist(page):
+    for name in re.findall(r"`(tests/[\w/.]+)`", (ROOT / page).read_text()):
+        assert (ROOT / name).exists(), name
+
+
 def blocks(page, *languages):
     return [text for language, text in BLOCK.findall((ROOT / page).read_text()) if language in languages]
 

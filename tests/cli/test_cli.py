@@ -145,6 +145,8 @@ def test_unfinished_runs_say_so(run, place):
         printed = call(arguments[0], unfinished, *more, *arguments[1:])
         assert printed.stderr == warning and "warning" not in printed.stdout
         assert call(arguments[0], run, *more, *arguments[1:]).stderr == ""
+    converted = call("convert", unfinished / "weights.safetensors", "--to", "official", "--out", place / "new.pth")
+    assert warning in converted.stderr
     assert f"an unfinished run ({found}); replace it with --overwrite" in one_error(train(place, "unfinished", code=2))
 
 

@@ -73,8 +73,10 @@ def test_hooks_are_removed():
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_errors():
+def test_errors(tmp_path):
     assert "did you mean 'nat_nano'" in one_error(call("info", "nat_nono", code=2))
+    assert "did you mean 'swin_tiny_patch4_window7_224'" in one_error(call("info", "swin_tiny", code=2))
+    assert f"got the path {tmp_path}" in one_error(call("info", tmp_path, code=2))
     assert "multiples of 16" in one_error(call("info", "vit_tiny_patch16_224", "--image-size", 100, code=2))
     assert "--image-size" in call("info", "nat_nano", "--image-size", 0, code=2).stderr
 
