@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 from regard.checkpoint import join
 from regard.cli.options import parse_override
 from regard.cli.runs import open_run
+from regard.errors import DataError
 from regard.models import NAMINGS, convert_checkpoint
 from regard.training.run import CONFIG, WEIGHTS
 
@@ -38,7 +40,8 @@ def convert(
     Example: regard convert swin.pth --to timm
     """
     if file.name == WEIGHTS and (file.parent / CONFIG).is_file():
-        open_run(file.parent)  # warns if its training did not finish
+        with suppress(DataError):  # the folder of another program
+            open_run(file.parent)  # warns if its training did not finish
     target = file.with_name(f"{file.stem}.{to}.safetensors") if out is None else out
     fields = dict(map(parse_override, overrides)) if overrides else {}
     typer.echo(convert_checkpoint(file, target, to, model=model, ema=ema, **fields))

@@ -16,7 +16,6 @@ constexpr int64_t kBackwardRows = 48;
 // logits and then the weights of one row, [head][key].
 template <typename T, typename Stored>
 struct QueryBlock {
-    static constexpr int n = kLanes<T>;
     const Inputs<T, Stored>& in;
     int64_t rows, pitch, plane, query_pitch;
     T *logits, *row, *query, *totals;
@@ -50,24 +49,12 @@ struct QueryBlock {
             keys.multiply({queries, query_pitch, 1}, count, head, 0, in.problem.keys, logits + head * plane, pitch);
         }
     }
-    // Mixes one row's logits, and computes exp(logit - maximum), which is 0 in the padding lanes, and the sums.
+    // Mixes one row's logits, and exponentiates them.
     void softmax(int64_t r) {
         const Problem& p = in.problem;
         product<T>({in.logits_mix, p.key_heads, 1}, logits + r * pitch, plane, row, pitch, p.heads, pitch, p.key_heads);
-        for (int64_t head = 0; head < p.heads; ++head) {
-            T* const values = row + head * pitch;
-            for (int64_t k = p.keys; k < pitch; ++k) values[k] = kMasked<T>;
-            Vector<T> max_logits = load(values);
-            for (int64_t k = n; k < pitch; k += n) max_logits = maximum<T>(max_logits, load(values + k));
-            const T shift = max_lane<T>(max_logits);
-            Vector<T> sums[4] = {};  // short sums round less than one long sum
-            for (int64_t k = 0; k < pitch; k += n) {
-                const Vector<T> weight = exponential(load(values + k) - shift);
-                store(values + k, weight);
-                sums[k / n % 4] += weight;
-            }
-            totals[head] = sum_lanes<T>((sums[0] + sums[1]) + (sums[2] + sums[3]));
-        }
+        for (int64_t head = 0; head < p.heads; ++head)
+            totals[head] = exponentiate<T>(row + head * pitch, p.keys).second;
     }
     // Mixes one row's normalized weights. The result overwrites the row's logits.
     void mix_weights(int64_t r) {

@@ -3,6 +3,8 @@
 // relative to its own maximum; the second mix corrects them together with the softmax's division.
 #pragma once
 
+#include <tuple>
+
 #include "problem.h"
 
 namespace regard::talking_heads {
@@ -59,7 +61,7 @@ class ForwardBlock {
         read_queries(batch, first, count);
         for (int64_t chunk = 0; chunk < chunks; ++chunk) {
             compute_logits(chunk, count, keys);
-            for (int64_t r = 0; r < count; ++r) exponentiate(chunk, r);
+            for (int64_t r = 0; r < count; ++r) mix_logits(chunk, r);
         }
         compute_factors();
         for (int64_t chunk = 0; chunk < chunks; ++chunk) {
@@ -85,26 +87,15 @@ class ForwardBlock {
                           keys_of(chunk), mixed + head * kChunk, row_size(p.key_heads));
         }
     }
-    // Mixes one row's logits, and computes exp(logit - the chunk's maximum), which is 0 in the padding lanes.
-    void exponentiate(int64_t chunk, int64_t r) {
-        const int64_t keys = keys_of(chunk), pitch = padded_size<T>(keys);
+    // Mixes one row's logits and exponentiates them, relative to the chunk's maximum.
+    void mix_logits(int64_t chunk, int64_t r) {
+        const int64_t keys = keys_of(chunk);
         T* const row = weights_of(chunk, r);
         product<T>({in.logits_mix, p.key_heads, 1}, mixed + r * row_size(p.key_heads), kChunk, row, kChunk, p.heads,
-                   pitch, p.key_heads);
+                   padded_size<T>(keys), p.key_heads);
         for (int64_t head = 0; head < p.heads; ++head) {
-            T* const values = row + head * kChunk;
-            for (int64_t k = keys; k < pitch; ++k) values[k] = kMasked<T>;
-            Vector<T> max_logits = load(values);
-            for (int64_t k = n; k < pitch; k += n) max_logits = maximum<T>(max_logits, load(values + k));
-            const T max_logit = max_lane<T>(max_logits), shift = max_logit == kMasked<T> ? T(0) : max_logit;
-            Vector<T> sums[2] = {};
-            for (int64_t k = 0; k < pitch; k += n) {
-                const Vector<T> weight = exponential(load(values + k) - shift);
-                store(values + k, weight);
-                sums[k / n % 2] += weight;
-            }
-            maxima[chunk * statistics + r * p.heads + head] = max_logit;
-            totals[chunk * statistics + r * p.heads + head] = sum_lanes<T>(sums[0] + sums[1]);
+            const int64_t at = chunk * statistics + r * p.heads + head;
+            std::tie(maxima[at], totals[at]) = exponentiate<T>(row + head * kChunk, keys);
         }
     }
     // Turns each chunk's maxima into what its weights must be multiplied by.

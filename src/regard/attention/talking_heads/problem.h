@@ -111,6 +111,25 @@ struct Panels {
     const T* panel(int64_t head, int64_t token) const { return memory.data() + head * size + token * channels; }
 };
 
+// Turns a row of logits into exp(logit - maximum), 0 in the padding lanes, and returns the maximum and the sum. Where
+// all logits are -infinity, so is the maximum, and the sum is 0.
+template <typename T>
+std::pair<T, T> exponentiate(T* row, int64_t count) {
+    constexpr int n = kLanes<T>;
+    const int64_t pitch = padded_size<T>(count);
+    for (int64_t k = count; k < pitch; ++k) row[k] = kMasked<T>;
+    Vector<T> max_logits = load(row);
+    for (int64_t k = n; k < pitch; k += n) max_logits = maximum<T>(max_logits, load(row + k));
+    const T max_logit = max_lane<T>(max_logits), shift = max_logit == kMasked<T> ? T(0) : max_logit;
+    Vector<T> sums[4] = {};  // short sums round less than one long sum
+    for (int64_t k = 0; k < pitch; k += n) {
+        const Vector<T> weight = exponential(load(row + k) - shift);
+        store(row + k, weight);
+        sums[k / n % 4] += weight;
+    }
+    return {max_logit, sum_lanes<T>((sums[0] + sums[1]) + (sums[2] + sums[3]))};
+}
+
 // What the bias of the second mix adds to the output: a multiple of the sum of each head's values.
 template <typename T>
 struct BiasTerms {
