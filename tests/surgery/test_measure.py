@@ -53,7 +53,7 @@ def test_equal_modules_are_measured_once(races):
     assert report.times == FASTER
     lines = rows(report)
     assert "replaced * Attention by softmax attention (3 times): 6.00 ms, before 9.00 ms" in lines
-    assert "left * Mlp (3 times): it is not faster; 6.00 ms, ours 9.00 ms" in lines
+    assert "left * Mlp (3 times): it is not faster; 6.00 ms, regard 9.00 ms" in lines
     assert "speed 2.00 ms, before 3.00 ms 1.50 times as fast" in lines
 
 
@@ -116,7 +116,7 @@ def test_layers_are_packed_if_that_is_faster(races):
     report = fused.fuse_report
     assert [(one.is_packed, one.times) for one in report.packings] == [(True, FASTER), (False, SLOWER), (True, FASTER)]
     assert rows(report)[0] == "packed * Linear (2 times): 4.00 ms, before 6.00 ms"
-    assert rows(report)[1] == "unpacked 1 Linear: 2.00 ms, ours 3.00 ms"
+    assert rows(report)[1] == "unpacked 1 Linear: 2.00 ms, regard 3.00 ms"
     assert "2 layers keep a second copy" in str(report)
 
 

@@ -44,7 +44,7 @@ def load_state(path: str | Path, *, ema: bool = False) -> dict[str, Tensor]:
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
-        raise CheckpointError(f"expected a file of {', '.join(SUFFIXES)}, got {path}; check the name")
+        raise CheckpointError(f"expected one of the suffixes {', '.join(SUFFIXES)}, got {path}; check the name")
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}; check the path")
     if path.stat().st_size == 0:
