@@ -23,17 +23,17 @@ Inputs = Sequence[Any]
 
 @dataclass(frozen=True)
 class Kernel:
-    """The kernels of one mechanism for one type of device.
+    """The kernels of one mechanism for some types of device.
 
     Attributes:
-        device: the device type, such as "cpu".
+        devices: the device types, such as "cpu".
         forward: takes the empty outputs, then the operator's inputs; fills the outputs.
         backward: takes a list of empty gradients, None where an input is not a tensor, then the gradients of the
-            outputs, the inputs and the statistics that `forward` saved; fills the gradients.
+            outputs, the inputs and what the operator saved; fills the gradients.
         reasons: takes the checked arguments and says why these kernels cannot serve them; empty if they can.
     """
 
-    device: str
+    devices: tuple[str, ...]
     forward: Callable[..., None]
     backward: Callable[..., None]
     reasons: Callable[[Any], list[str]]
@@ -47,9 +47,10 @@ class Operator(Generic[Result]):
             the reference's order, without `dropout_p`.
         reference: defines the operator. It serves exporters, and gradients that are differentiated again.
         outputs: allocates the outputs for given inputs.
-        kernels: at most one per device type.
+        kernels: at most one per device type; the device of the inputs chooses at every call.
         batched: the inputs that have a batch axis, their first.
         statistics: number of trailing outputs that only the backward pass reads. The reference does not return them.
+        saves_outputs: whether the backward pass reads the other outputs too, before the statistics.
         autocast: whether `torch.autocast` casts the inputs, as it does for PyTorch's matrix products.
         flops: operations of the forward and the backward pass, functions of the inputs with shapes in place of tensors.
     """
@@ -63,19 +64,21 @@ class Operator(Generic[Result]):
         kernels: Sequence[Kernel],
         batched: Sequence[str] = ("query", "key", "value"),
         statistics: int = 0,
+        saves_outputs: bool = False,
         autocast: bool = False,
         flops: tuple[Callable[..., int], Callable[..., int]] | None = None,
     ) -> None:
         self.name, _, signature = schema.partition("(")
         self.reference, self.outputs = reference, outputs
-        self.kernels = {kernel.device: kernel for kernel in kernels}
+        self.kernels = {device: kernel for kernel in kernels for device in kernel.devices}
         self.statistics, self.autocast = statistics, autocast
         parsed = torch._C.parse_schema(schema)
         self.inputs = tuple(argument.name for argument in parsed.arguments)
         self.num_grads = len(parsed.returns) - statistics
         self.is_single = len(parsed.returns) == 1
         self.forward = self._define(self.name, f"({signature}", self._run_forward)
-        saved = "".join(f", Tensor saved_{index}" for index in range(statistics))
+        self.first_saved = 0 if saves_outputs else self.num_grads
+        saved = "".join(f", Tensor saved_{index}" for index in range(self.first_saved, len(parsed.returns)))
         grads = "".join(f"Tensor grad_{index}, " for index in range(self.num_grads))
         backward = f"({grads}{signature.partition(')')[0]}{saved}) -> Tensor[]"
         self.backward = self._define(f"{self.name}_backward", backward, self._run_backward)
@@ -119,11 +122,14 @@ class Operator(Generic[Result]):
         return {self.forward._opoverload: self._decompose, self.backward._opoverload: self._decompose_backward}
 
     def _define(self, name: str, schema: str, run: Callable[..., Any]) -> CustomOpDef:
-        first, *others = self.kernels.values()
-        define = torch.library.custom_op(f"regard::{name}", mutates_args=(), device_types=first.device, schema=schema)
-        operator: CustomOpDef = define(_on(first, run))
-        for kernel in others:
-            operator.register_kernel(kernel.device)(_on(kernel, run))
+        def on(device: str) -> Callable[..., Any]:
+            return lambda *inputs: run(self.kernels[device], *inputs)
+
+        first, *others = self.kernels
+        define = torch.library.custom_op(f"regard::{name}", mutates_args=(), device_types=first, schema=schema)
+        operator: CustomOpDef = define(on(first))
+        for device in others:
+            operator.register_kernel(device)(on(device))
         return operator
 
     def _run_forward(self, kernel: Kernel, *inputs: object) -> Tensor | tuple[Tensor, ...]:
@@ -157,9 +163,9 @@ class Operator(Generic[Result]):
         ]
 
     def _save(self, ctx: Any, inputs: Inputs, output: Any) -> None:  # noqa: ANN401  # autograd's signature
-        saved = output[self.num_grads :] if self.statistics else ()
-        ctx.mark_non_differentiable(*saved)
-        _save_all(ctx, (*inputs, *saved), output)
+        outputs = (output,) if self.is_single else output
+        ctx.mark_non_differentiable(*outputs[self.num_grads :])
+        _save_all(ctx, (*inputs, *outputs[self.first_saved :]), output)
 
     def _differentiate(self, ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         everything = _restore(ctx)
@@ -207,10 +213,6 @@ def _empty_grads(inputs: Inputs) -> list[Tensor | None]:
 
 def _present(grads: Sequence[Tensor | None]) -> list[Tensor]:
     return [grad for grad in grads if grad is not None]
-
-
-def _on(kernel: Kernel, run: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *inputs: run(kernel, *inputs)
 
 
 def _save_all(ctx: Any, inputs: Inputs, output: Any) -> None:  # noqa: ANN401  # autograd's signature

@@ -77,4 +77,4 @@ def _side_by_side(tensor: Tensor) -> Tensor:
     return tensor.flatten(1, -3).flatten(2).unsqueeze(2)
 
 
-KERNEL = Kernel("cpu", forward, backward, reasons)
+KERNEL = Kernel(("cpu",), forward, backward, reasons)

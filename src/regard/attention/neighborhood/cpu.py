@@ -89,4 +89,4 @@ def _problem(
     return _Problem(*sizes, (_Axis * 3)(*missing, *axes), scale)
 
 
-KERNEL = Kernel("cpu", forward, backward, reasons)
+KERNEL = Kernel(("cpu",), forward, backward, reasons)

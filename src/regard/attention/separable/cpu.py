@@ -49,4 +49,4 @@ def _operands(*tensors: Tensor) -> calls.Operands:
     return calls.operands(*(tensor.flatten(1, -2).unsqueeze(-2) for tensor in tensors))  # [B, N, 1, C]
 
 
-KERNEL = Kernel("cpu", forward, backward, reasons)
+KERNEL = Kernel(("cpu",), forward, backward, reasons)

@@ -84,4 +84,4 @@ def _problem(query: Tensor, value: Tensor, logits_mix: Tensor, scale: float) -> 
     return _Problem(*sizes, torch.get_num_threads(), scale)
 
 
-KERNEL = Kernel("cpu", forward, backward, reasons)
+KERNEL = Kernel(("cpu",), forward, backward, reasons)

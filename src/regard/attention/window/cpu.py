@@ -76,4 +76,4 @@ def _problem(
     return _Problem(*sizes, lengths, windows, calls.per_axis(shift_size, 0), scale)
 
 
-KERNEL = Kernel("cpu", forward, backward, reasons)
+KERNEL = Kernel(("cpu",), forward, backward, reasons)

@@ -1,0 +1,111 @@
+"""Launch Triton kernels on PyTorch's tensors, and say where none can run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+DEVICES = ("cuda", "xpu")  # the device types that Triton serves; PyTorch's name for AMD's GPUs is "cuda" too
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+MAX_HEAD_DIM = 256
+OLDEST = (8, 0)  # the compute capability from which Triton supports NVIDIA's GPUs
+
+Argument: TypeAlias = "Tensor | int | float | None | Sequence[int]"
+Constant: TypeAlias = "int | bool | str | Sequence[int] | Sequence[bool]"
+
+
+def reasons(tensor: Tensor) -> list[str]:
+    """Return the reasons why no Triton kernel can run on a tensor like this; empty if one can."""
+    found = []
+    if find_spec("triton") is None:
+        found.append("Triton is not installed; install it with: pip install triton")
+    if tensor.dtype not in DTYPES:
+        found.append(f"the GPU kernels serve float32, bfloat16 and float16, not {tensor.dtype}")
+    if tensor.device.type == "cuda" and not torch.version.hip:
+        capability = torch.cuda.get_device_capability(tensor.device)
+        if capability < OLDEST:
+            found.append(f"Triton needs compute capability {OLDEST[0]}.{OLDEST[1]}, and this GPU has {capability}")
+    return found
+
+
+def head_reasons(*tensors: Tensor) -> list[str]:
+    """Return the reasons why no Triton kernel serves tensors with heads, `[..., hd]`; empty if one does."""
+    found = reasons(tensors[0])
+    if max(tensor.shape[-1] for tensor in tensors) > MAX_HEAD_DIM:
+        found.append(f"heads have more than {MAX_HEAD_DIM} channels")
+    return found
+
+
+class Kernels:
+    """The kernels of one file, which is imported when the first of them is launched.
+
+    Args:
+        module: the file, as an import names it.
+    """
+
+    def __init__(self, module: str) -> None:
+        self.module = module
+
+    def launch(self, name: str, programs: int, *arguments: Argument, **constants: Constant) -> None:
+        """Launch a kernel on the device and the current stream of its first argument.
+
+        Args:
+            name: of the kernel in its file.
+            programs: how many run; none if 0.
+            arguments: in the kernel's order, the first a tensor. None is a missing tensor, a sequence a tuple.
+            constants: what is compiled into the kernel, and Triton's own options, such as `num_warps`.
+        """
+        if not programs:
+            return
+        kernel = getattr(import_module(self.module), name)
+        tensor = arguments[0]
+        assert isinstance(tensor, Tensor)
+        given = [tuple(one) if isinstance(one, Sequence) else one for one in arguments]
+        fixed = {key: tuple(one) if isinstance(one, (list, tuple)) else one for key, one in constants.items()}
+        if tensor.device.type == "cpu":  # Triton's interpreter
+            kernel[(programs,)](*given, **fixed)
+            return
+        with torch.get_device_module(tensor.device).device_of(tensor):
+            kernel[(programs,)](*given, **fixed)
+
+
+def precision(tensor: Tensor) -> str:
+    """Return how products of float32 are made, as Triton calls it: exact but where PyTorch's may be rounded too."""
+    if tensor.dtype != torch.float32 or torch.get_float32_matmul_precision() != "highest":
+        return "tf32"
+    return "ieee" if tensor.device.type != "cuda" or torch.version.hip else "tf32x3"
+
+
+def strides(tensor: Tensor) -> tuple[int, ...]:
+    """Return the strides of `[B, *grid, nh, hd]`: batch, three grid axes, head, channel; missing grid axes come first."""
+    batch, *rest = tensor.stride()
+    return batch, *[0] * (5 - len(rest)), *rest
+
+
+def per_axis(values: Sequence[int], missing: int) -> tuple[int, ...]:
+    """Return three numbers, one per grid axis, missing axes first."""
+    return *[missing] * (3 - len(values)), *values
+
+
+def split_channels(channels: int) -> tuple[int, int]:
+    """Return the widths of the one or two parts that a kernel takes a head's channels in: powers of 2, from 16.
+
+    72 channels are 64 + 16, not 128, since tensor cores multiply what pads them too.
+    """
+    whole = max(16, 1 << (channels - 1).bit_length())
+    first = whole // 2
+    rest = max(16, 1 << max(channels - first - 1, 0).bit_length())
+    return (first, rest) if first >= 32 and first + rest < whole else (whole, 0)
+
+
+def multiprocessors(tensor: Tensor) -> int:
+    """Return how many programs' worth of hardware a tensor's device has."""
+    if tensor.device.type == "cpu":  # Triton's interpreter
+        return 1
+    properties = torch.get_device_module(tensor.device).get_device_properties(tensor.device)
+    return getattr(properties, "multi_processor_count", None) or properties.max_compute_units
