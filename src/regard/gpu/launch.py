@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -92,6 +92,15 @@ def per_axis(values: Sequence[int], missing: int) -> tuple[int, ...]:
     return *[missing] * (3 - len(values)), *values
 
 
+def is_large(*tensors: Tensor) -> bool:
+    """Return whether offsets inside one batch entry of these tensors, or of their gradients, need 64 bits."""
+    return any(
+        max(sum((size - 1) * step for size, step in zip(one.shape[1:], one.stride()[1:], strict=True)), one[:1].numel())
+        >= 2**31
+        for one in tensors
+    )
+
+
 def split_channels(channels: int) -> tuple[int, int]:
     """Return the widths of the one or two parts that a kernel takes a head's channels in: powers of 2, from 16.
 
@@ -109,3 +118,14 @@ def multiprocessors(tensor: Tensor) -> int:
         return 1
     properties = torch.get_device_module(tensor.device).get_device_properties(tensor.device)
     return getattr(properties, "multi_processor_count", None) or properties.max_compute_units
+
+
+def parameter(tensor: Tensor | None) -> Tensor | None:
+    """Return a bias, mix or weight as kernels read it: contiguous float32."""
+    return None if tensor is None else tensor.float().contiguous()
+
+
+def fill_canceled(grad_bias: Tensor | None, grad_weight: Tensor) -> None:
+    """Fill the gradient of a bias that a softmax cancels: zero, or NaN where its whole row of the weight's is NaN."""
+    if grad_bias is not None:
+        grad_bias.zero_().masked_fill_(grad_weight.isnan().all(-1), torch.nan)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from regard.attention._operator import Operator
-from regard.attention.additive import cpu, reference
+from regard.attention.additive import cpu, gpu, reference
 
 
 def empty_output(query: Tensor, *_: object) -> tuple[Tensor]:
@@ -19,5 +19,5 @@ OPERATOR = Operator(
     "float scale) -> Tensor",
     reference=reference.additive_attention,
     outputs=empty_output,
-    kernels=(cpu.KERNEL,),
+    kernels=(cpu.KERNEL, gpu.KERNEL),
 )

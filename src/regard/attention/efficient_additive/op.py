@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from regard.attention._operator import Operator
-from regard.attention.efficient_additive import cpu, reference
+from regard.attention.efficient_additive import cpu, gpu, reference
 
 
 def empty_outputs(query: Tensor, *_: object) -> tuple[Tensor, Tensor]:
@@ -18,5 +18,5 @@ OPERATOR = Operator(
     "Tensor query, Tensor key, Tensor weight, str token_norm, float scale) -> (Tensor, Tensor)",
     reference=reference.efficient_additive_attention,
     outputs=empty_outputs,
-    kernels=(cpu.KERNEL,),
+    kernels=(cpu.KERNEL, gpu.KERNEL),
 )

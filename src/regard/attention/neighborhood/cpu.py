@@ -21,6 +21,7 @@ def reasons(arguments: Arguments) -> list[str]:
 def forward(
     out: Tensor,
     lse: Tensor,
+    rest: Tensor,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -31,10 +32,11 @@ def forward(
     bias: Tensor | None,
     scale: float,
 ) -> None:
-    """Fill the output and the log-sum-exps."""
+    """Fill the output and the statistics: the log-sum-exps, and zeros."""
     problem = _problem(query, value, kernel_size, dilation, stride, is_causal, scale)
     operands = calls.operands(query, key, value, out)
     calls.call("regard_neighborhood_forward", query.dtype, problem, operands, calls.parameter(bias), lse)
+    rest.zero_()
 
 
 def backward(
@@ -49,9 +51,11 @@ def backward(
     is_causal: Sequence[bool],
     bias: Tensor | None,
     scale: float,
+    out: Tensor,
     lse: Tensor,
+    rest: Tensor,
 ) -> None:
-    """Fill the gradients of query, key, value and bias."""
+    """Fill the gradients of query, key, value and bias; they need neither `out` nor `rest`."""
     grad_query, grad_key, grad_value, *_, grad_bias, _ = grads
     problem = _problem(query, value, kernel_size, dilation, stride, is_causal, scale)
     operands = calls.operands(query, key, value, grad_out, grad_query, grad_key, grad_value)

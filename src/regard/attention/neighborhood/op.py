@@ -9,13 +9,17 @@ import torch
 from torch import Tensor
 
 from regard.attention._operator import Operator
-from regard.attention.neighborhood import cpu, reference
+from regard.attention.neighborhood import cpu, gpu, reference
 
 
-def empty_outputs(query: Tensor, key: Tensor, value: Tensor, *_: object) -> tuple[Tensor, Tensor]:
-    """Allocate the output `[B, *grid, nh, hd_v]` and the log-sum-exps `[B, *grid, nh]`, float32 for 16-bit inputs."""
+def empty_outputs(query: Tensor, key: Tensor, value: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
+    """Allocate the output `[B, *grid, nh, hd_v]` and two statistics `[B, *grid, nh]`, float32 for 16-bit inputs.
+
+    The log-sum-exp of a query is the sum of its statistics. Each kernel divides it as it likes.
+    """
     wide = torch.float64 if query.dtype == torch.float64 else torch.float32
-    return query.new_empty(*query.shape[:-1], value.shape[-1]), query.new_empty(query.shape[:-1], dtype=wide)
+    largest = query.new_empty(query.shape[:-1], dtype=wide)
+    return query.new_empty(*query.shape[:-1], value.shape[-1]), largest, torch.empty_like(largest)
 
 
 def forward_flops(
@@ -35,11 +39,12 @@ def backward_flops(
 OPERATOR = Operator(
     "neighborhood_attention("
     "Tensor query, Tensor key, Tensor value, int[] kernel_size, int[] dilation, int[] stride, bool[] is_causal, "
-    "Tensor? bias, float scale) -> (Tensor, Tensor)",
+    "Tensor? bias, float scale) -> (Tensor, Tensor, Tensor)",
     reference=reference.neighborhood_attention,
     outputs=empty_outputs,
-    kernels=(cpu.KERNEL,),
-    statistics=1,
+    kernels=(cpu.KERNEL, gpu.KERNEL),
+    statistics=2,
+    saves_outputs=True,
     autocast=True,
     flops=(forward_flops, backward_flops),
 )

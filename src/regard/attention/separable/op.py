@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from regard.attention._operator import Operator
-from regard.attention.separable import cpu, reference
+from regard.attention.separable import cpu, gpu, reference
 
 
 def empty_output(query: Tensor, key: Tensor, value: Tensor, *_: object) -> tuple[Tensor]:
@@ -17,5 +17,5 @@ OPERATOR = Operator(
     "separable_attention(Tensor query, Tensor key, Tensor value, int[] patch_size) -> Tensor",
     reference=reference.separable_attention,
     outputs=empty_output,
-    kernels=(cpu.KERNEL,),
+    kernels=(cpu.KERNEL, gpu.KERNEL),
 )

@@ -8,7 +8,7 @@ from math import prod
 from torch import Tensor
 
 from regard.attention._operator import Operator
-from regard.attention.talking_heads import cpu, reference
+from regard.attention.talking_heads import cpu, gpu, reference
 
 
 def empty_output(query: Tensor, key: Tensor, value: Tensor, *_: object) -> tuple[Tensor]:
@@ -38,7 +38,7 @@ OPERATOR = Operator(
     "Tensor? logits_bias, Tensor? weights_bias, float scale) -> Tensor",
     reference=reference.talking_heads_attention,
     outputs=empty_output,
-    kernels=(cpu.KERNEL,),
+    kernels=(cpu.KERNEL, gpu.KERNEL),
     autocast=True,
     flops=(forward_flops, backward_flops),
 )

@@ -8,7 +8,7 @@ from math import prod
 from torch import Tensor
 
 from regard.attention._operator import Operator
-from regard.attention.window import cpu, reference
+from regard.attention.window import cpu, gpu, reference
 
 
 def empty_output(query: Tensor, key: Tensor, value: Tensor, *_: object) -> tuple[Tensor]:
@@ -35,7 +35,7 @@ OPERATOR = Operator(
     "Tensor query, Tensor key, Tensor value, int[] window_size, int[] shift_size, Tensor? bias, float scale) -> Tensor",
     reference=reference.window_attention,
     outputs=empty_output,
-    kernels=(cpu.KERNEL,),
+    kernels=(cpu.KERNEL, gpu.KERNEL),
     autocast=True,
     flops=(forward_flops, backward_flops),
 )

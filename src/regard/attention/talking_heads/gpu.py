@@ -1,0 +1,209 @@
+"""The GPU kernels of talking-heads attention: those of gpu_kernels.py, launched on tensors."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from regard.attention._operator import Kernel
+from regard.attention.talking_heads.reference import Arguments
+from regard.gpu import launch
+
+KERNELS = launch.Kernels("regard.attention.talking_heads.gpu_kernels")
+LOG2_E = math.log2(math.e)
+
+
+def reasons(arguments: Arguments) -> list[str]:
+    """Return the reasons why the kernels cannot serve a call; empty if they can."""
+    return launch.head_reasons(arguments.query, arguments.value)
+
+
+class Tiles(NamedTuple):
+    """How a kernel is divided: a program's tokens, tokens per step, heads that it stores, and Triton's options."""
+
+    own: int
+    other: int
+    group: int
+    num_warps: int
+    num_stages: int
+
+
+def choose_tiles(kernel: str, heads: tuple[int, int, int], channels: int, dtype: torch.dtype) -> Tiles:
+    """Choose the tiles of a kernel by its heads (key, softmax, value), the larger head dim and the dtype."""
+    return Tiles(64, 16, 4, 4, 1)
+
+
+def forward(
+    out: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    logits_mix: Tensor,
+    weights_mix: Tensor,
+    logits_bias: Tensor | None,
+    weights_bias: Tensor | None,
+    scale: float,
+) -> None:
+    """Fill `out`. The softmax cancels the bias of the logits, unless that is NaN or infinite."""
+    query, key, value, out = map(_tokens, (query, key, value, out))
+    problem = _Problem(query, key, value, _with_canceled(logits_mix, logits_bias), weights_mix, weights_bias, scale)
+    lse, _ = problem.statistics(None)
+    problem.weighted_sums(value, lse, out, own_queries=True)
+
+
+def backward(
+    grads: list[Tensor],
+    grad_out: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    logits_mix: Tensor,
+    weights_mix: Tensor,
+    logits_bias: Tensor | None,
+    weights_bias: Tensor | None,
+    scale: float,
+) -> None:
+    """Fill the gradients; that of the logits' bias is zero, or NaN where its head's are."""
+    grad_logits_mix, grad_weights_mix, grad_logits_bias, grad_weights_bias, _ = grads[3:]
+    query, key, value, grad_out, *grad_tokens = map(_tokens, (query, key, value, grad_out, *grads[:3]))
+    problem = _Problem(query, key, value, _with_canceled(logits_mix, logits_bias), weights_mix, weights_bias, scale)
+    lse, delta = problem.statistics(grad_out)
+    problem.token_grads(grad_out, lse, delta, grad_tokens[0], own_queries=True)
+    problem.token_grads(grad_out, lse, delta, grad_tokens[1], own_queries=False)
+    problem.weighted_sums(grad_out, lse, grad_tokens[2], own_queries=False)
+    logits_sum, weights_sum, bias_sum = problem.mix_grads(grad_out, lse, delta)
+    grad_logits_mix.copy_(logits_sum)
+    grad_weights_mix.copy_(weights_sum)
+    if grad_weights_bias is not None:
+        grad_weights_bias.copy_(bias_sum)
+    launch.fill_canceled(grad_logits_bias, grad_logits_mix)
+
+
+class _Problem:
+    """A call's tensors and sizes, as the kernels read them."""
+
+    def __init__(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        logits_mix: Tensor,
+        weights_mix: Tensor,
+        weights_bias: Tensor | None,
+        scale: float,
+    ) -> None:
+        self.query, self.key, self.value, self.scale = query, key, value, scale
+        self.batch, self.queries, key_heads, query_dim = query.shape
+        self.keys, value_heads, value_dim = value.shape[1:]
+        self.heads = key_heads, logits_mix.shape[0], value_heads
+        self.mix = logits_mix.float().contiguous()
+        self.logits_mix = self.mix * (scale * LOG2_E)
+        self.weights_mix, self.weights_bias = weights_mix.float().contiguous(), launch.parameter(weights_bias)
+        self.channels = max(query_dim, value_dim)
+        self.sizes = {
+            "HEADS": self.heads,
+            "QUERY": (query_dim, *launch.split_channels(query_dim)),
+            "VALUE": (value_dim, *launch.split_channels(value_dim)),
+            "PRECISION": launch.precision(query),
+        }
+
+    def statistics(self, grad_out: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the log-sum-exps and, where there is a gradient of the output, the weights' mean gradients."""
+        tiles = self.tiles("statistics" if grad_out is None else "grad_statistics")
+        lse = self.query.new_empty((self.batch, self.heads[1], self.queries), dtype=torch.float32)
+        delta = lse if grad_out is None else torch.empty_like(lse)
+        grads = self.query if grad_out is None else grad_out
+        KERNELS.launch(
+            "statistics",
+            self.batch * -(-self.queries // tiles.own),
+            *(self.query, self.key, grads, self.value, self.logits_mix, self.weights_mix, lse, delta),
+            *(tensor.stride() for tensor in (self.query, self.key, grads, self.value)),
+            *(self.queries, self.keys),
+            **self.constants(tiles, self.keys % tiles.other == 0),
+            HAS_GRAD=grad_out is not None,
+        )
+        return lse, delta
+
+    def weighted_sums(self, values: Tensor, lse: Tensor, out: Tensor, *, own_queries: bool) -> None:
+        """Fill `out` with the sums of values of the keys or, where programs own keys, of the queries."""
+        tiles = self.tiles("weighted_sums", self.heads[2])
+        own, other = (self.query, self.key) if own_queries else (self.key, self.query)
+        KERNELS.launch(
+            "weighted_sums",
+            self.batch * -(-self.heads[2] // tiles.group) * -(-own.shape[1] // tiles.own),
+            *(own, other, values, lse, self.logits_mix, self.weights_mix, self.weights_bias, out),
+            *(tensor.stride() for tensor in (own, other, values, out)),
+            *(own.shape[1], other.shape[1]),
+            **self.constants(tiles, other.shape[1] % tiles.other == 0),
+            OWN_QUERIES=own_queries,
+            GROUP=tiles.group,
+        )
+
+    def token_grads(self, grad_out: Tensor, lse: Tensor, delta: Tensor, out: Tensor, *, own_queries: bool) -> None:
+        """Fill `out` with the gradient of the queries or, where programs own keys, of the keys."""
+        tiles = self.tiles("token_grads", self.heads[0])
+        tensors = (self.query, self.key, grad_out, self.value)
+        if not own_queries:
+            tensors = (self.key, self.query, self.value, grad_out)
+        own, other, *_ = tensors
+        KERNELS.launch(
+            "token_grads",
+            self.batch * -(-self.heads[0] // tiles.group) * -(-own.shape[1] // tiles.own),
+            *(*tensors, lse, delta, self.logits_mix, self.weights_mix, self.mix, out),
+            *(tensor.stride() for tensor in (*tensors, out)),
+            *(own.shape[1], other.shape[1], self.scale),
+            **self.constants(tiles, other.shape[1] % tiles.other == 0),
+            OWN_QUERIES=own_queries,
+            GROUP=tiles.group,
+        )
+
+    def mix_grads(self, grad_out: Tensor, lse: Tensor, delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the gradients of the mix of the logits, of the mix of the weights, and of the weights' bias."""
+        tiles = self.tiles("mix_grads", self.heads[1])
+        rows = self.batch * -(-self.queries // tiles.own)
+        key_heads, heads, value_heads = self.heads
+        logits_sums, weights_sums, bias_sums = (
+            lse.new_empty((rows, *shape)) for shape in ((heads, key_heads), (heads, value_heads), (value_heads,))
+        )
+        KERNELS.launch(
+            "mix_grads",
+            rows * -(-heads // tiles.group),
+            *(self.query, self.key, grad_out, self.value, lse, delta, self.logits_mix, self.weights_mix),
+            *(logits_sums, weights_sums, bias_sums),
+            *(tensor.stride() for tensor in (self.query, self.key, grad_out, self.value)),
+            *(self.queries, self.keys),
+            **self.constants(tiles, self.keys % tiles.other == 0 and self.queries % tiles.own == 0),
+            GROUP=tiles.group,
+            THREADS=32 * tiles.num_warps,
+        )
+        return logits_sums.sum(0) * self.scale, weights_sums.sum(0).T, bias_sums.sum(0)
+
+    def tiles(self, kernel: str, heads: int = 1) -> Tiles:
+        """Choose the tiles of a kernel that may divide its heads."""
+        tiles = choose_tiles(kernel, self.heads, self.channels, self.query.dtype)
+        return tiles._replace(group=min(tiles.group, heads))
+
+    def constants(self, tiles: Tiles, is_even: bool) -> dict[str, launch.Constant]:
+        """Return what is compiled into a kernel."""
+        return {
+            **self.sizes,
+            "EVEN": is_even,
+            "BLOCK_M": tiles.own,
+            "BLOCK_N": tiles.other,
+            "num_warps": tiles.num_warps,
+            "num_stages": tiles.num_stages,
+        }
+
+
+def _with_canceled(logits_mix: Tensor, logits_bias: Tensor | None) -> Tensor:
+    return logits_mix if logits_bias is None else logits_mix + 0 * logits_bias[:, None]
+
+
+def _tokens(tensor: Tensor) -> Tensor:
+    return tensor.flatten(1, -3)  # [B, N, nh, hd]; a view of what is allocated here
+
+
+KERNEL = Kernel(launch.DEVICES, forward, backward, reasons)

@@ -1,0 +1,114 @@
+"""Where the tokens of a window are, and which of them see one another: what all window kernels share, in Triton.
+
+Kernels see three grid axes; missing axes come first and have length 1, window 1 and shift 0. Tokens of a window are
+numbered with the last axis fastest. `SIZES` are a head's channels and the widths of the parts they are loaded in.
+"""
+
+import triton
+import triton.language as tl
+
+from regard.gpu.tiles import load_rows, row_products, store_rows
+
+LOG2_E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def window_at(index, length, WINDOW: tl.constexpr):
+    """Return the batch entry of a window, and its first position per axis before the shift."""
+    count_0, count_1, count_2 = length[0] // WINDOW[0], length[1] // WINDOW[1], length[2] // WINDOW[2]
+    rest = index // count_2
+    first = (rest // count_1 % count_0 * WINDOW[0], rest % count_1 * WINDOW[1], index % count_2 * WINDOW[2])
+    return rest // count_1 // count_0, first
+
+
+@triton.jit
+def cells_of(tokens, WINDOW: tl.constexpr):
+    """Return the coordinates of tokens within their window."""
+    return tokens // (WINDOW[1] * WINDOW[2]), tokens // WINDOW[2] % WINDOW[1], tokens % WINDOW[2]
+
+
+@triton.jit
+def places_of(tokens, first, shift, length, WINDOW: tl.constexpr, SHIFTED: tl.constexpr):
+    """Return the coordinates of a window's tokens in the grid, and the tokens' regions.
+
+    A region has a bit per axis: whether the shift has carried the token across the border. Rows of a tile beyond the
+    last token have a region of their own.
+    """
+    cells = cells_of(tokens, WINDOW)
+    place_0, place_1, place_2 = first[0] + cells[0], first[1] + cells[1], first[2] + cells[2]
+    region = tl.where(tokens < WINDOW[0] * WINDOW[1] * WINDOW[2], 0, 8)
+    if SHIFTED:
+        place_0, place_1, place_2 = place_0 + shift[0], place_1 + shift[1], place_2 + shift[2]
+        carried_0, carried_1, carried_2 = place_0 >= length[0], place_1 >= length[1], place_2 >= length[2]
+        place_0 = tl.where(carried_0, place_0 - length[0], place_0)
+        place_1 = tl.where(carried_1, place_1 - length[1], place_1)
+        place_2 = tl.where(carried_2, place_2 - length[2], place_2)
+        region += carried_0.to(tl.int32) * 4 + carried_1.to(tl.int32) * 2 + carried_2.to(tl.int32)
+    return (place_0, place_1, place_2), region
+
+
+@triton.jit
+def _offsets(batch, head, places, strides):
+    offsets = batch.to(tl.int64) * strides[0] + head.to(tl.int64) * strides[4]
+    offsets += places[0].to(tl.int64) * strides[1]
+    offsets += places[1].to(tl.int64) * strides[2]
+    return offsets + places[2].to(tl.int64) * strides[3]
+
+
+@triton.jit
+def load_tokens(pointer, strides, batch, head, places, inside, SIZES: tl.constexpr):
+    """Load tokens of a head, in the form of `load_rows`."""
+    offsets = _offsets(batch, head, places, strides)
+    return load_rows(pointer, offsets, inside, strides[5], SIZES[0], SIZES[1], SIZES[2])
+
+
+@triton.jit
+def store_tokens(pointer, strides, batch, head, places, inside, first, second, SIZES: tl.constexpr):
+    """Store what `load_tokens` would load."""
+    offsets = _offsets(batch, head, places, strides)
+    store_rows(pointer, offsets, inside, strides[5], first, second, SIZES[0], SIZES[1], SIZES[2])
+
+
+@triton.jit
+def load_bias(bias, head, queries, keys, WINDOW: tl.constexpr):
+    """Load the bias of pairs of tokens, in units of the exponent of 2; 0 beyond the last token.
+
+    Args:
+        bias: the table, contiguous float32.
+        head: of the table.
+        queries: token numbers, laid out for broadcasting.
+        keys: token numbers, laid out for broadcasting.
+        WINDOW: tokens per axis.
+    """
+    entries: tl.constexpr = (2 * WINDOW[0] - 1) * (2 * WINDOW[1] - 1) * (2 * WINDOW[2] - 1)
+    tokens: tl.constexpr = WINDOW[0] * WINDOW[1] * WINDOW[2]
+    places = entries // 2 + _flat(keys, WINDOW) - _flat(queries, WINDOW)
+    return tl.load(bias + head * entries + places, mask=(queries < tokens) & (keys < tokens), other=0.0) * LOG2_E
+
+
+@triton.jit
+def _flat(tokens, WINDOW: tl.constexpr):
+    """Return numbers whose difference, key minus query, is the place in a head's bias table relative to its center."""
+    cells = cells_of(tokens, WINDOW)
+    return (cells[0] * (2 * WINDOW[1] - 1) + cells[1]) * (2 * WINDOW[2] - 1) + cells[2]
+
+
+@triton.jit
+def logits_of(rows, columns, biases, seen, scale, REST: tl.constexpr, PRECISION: tl.constexpr):
+    """Return the logits of pairs in units of the exponent of 2; -inf where a query does not see a key.
+
+    Args:
+        rows: queries or keys, as `load_tokens` returns them.
+        columns: keys or queries.
+        biases: of all pairs, or None.
+        seen: which pairs see one another, or None if all do.
+        scale: of the products.
+        REST: the width of the second parts.
+        PRECISION: of products of float32.
+    """
+    logits = row_products(rows[0], rows[1], columns[0], columns[1], REST, PRECISION) * (scale * LOG2_E)
+    if biases is not None:
+        logits += biases
+    if seen is not None:
+        logits = tl.where(seen, logits, float("-inf"))
+    return logits
