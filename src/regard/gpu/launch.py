@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
-from typing import NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ MAX_HEAD_DIM = 256
 OLDEST = (8, 0)  # the compute capability from which Triton supports NVIDIA's GPUs
 
 Argument: TypeAlias = "Tensor | int | float | None | Sequence[int]"
-Constant: TypeAlias = "int | bool | str | Sequence[int] | Sequence[bool]"
+Constant: TypeAlias = "int | bool | str | tuple[int, ...] | tuple[bool, ...]"
 
 
 def reasons(tensor: Tensor) -> list[str]:
@@ -50,28 +50,46 @@ class Kernels:
 
     def __init__(self, module: str) -> None:
         self.module = module
+        self._compiled: dict[tuple[object, ...], tuple[Any, tuple[Constant, ...]]] = {}
 
     def launch(self, name: str, programs: int, *arguments: Argument, **constants: Constant) -> None:
         """Launch a kernel on the device and the current stream of its first argument.
+
+        Triton derives from every argument which compiled form serves, in Python, at every launch. That can take longer
+        than the kernel, so the form is kept for arguments of the same values and alignment.
 
         Args:
             name: of the kernel in its file.
             programs: how many run; none if 0.
             arguments: in the kernel's order, the first a tensor. None is a missing tensor, a sequence a tuple.
-            constants: what is compiled into the kernel, and Triton's own options, such as `num_warps`.
+            constants: what is compiled into the kernel, after its arguments, and Triton's own options: `num_warps`.
         """
         if not programs:
             return
-        kernel = getattr(import_module(self.module), name)
-        tensor = arguments[0]
+        given = [tuple(one) if isinstance(one, list) else one for one in arguments]
+        tensor = given[0]
         assert isinstance(tensor, Tensor)
-        given = [tuple(one) if isinstance(one, Sequence) else one for one in arguments]
-        fixed = {key: tuple(one) if isinstance(one, (list, tuple)) else one for key, one in constants.items()}
         if tensor.device.type == "cpu":  # Triton's interpreter
-            kernel[(programs,)](*given, **fixed)
+            self._kernel(name)[(programs,)](*given, **constants)
             return
+        key = (name, tensor.device, *map(_form, given), *constants.values())
+        compiled, rest = self._compiled.get(key, (None, ()))
         with torch.get_device_module(tensor.device).device_of(tensor):
-            kernel[(programs,)](*given, **fixed)
+            if compiled is not None:
+                compiled[(programs, 1, 1)](*given, *rest)
+                return
+            kernel = self._kernel(name)
+            compiled = kernel[(programs,)](*given, **constants)
+        rest = tuple(constants[parameter.name] for parameter in kernel.params[len(given) :])
+        self._compiled[key] = compiled, rest
+
+    def _kernel(self, name: str) -> Any:  # noqa: ANN401  # Triton's types are unknown until it is imported
+        return getattr(import_module(self.module), name)
+
+
+def _form(argument: Argument) -> object:
+    """Return all that a compiled form depends on, and for numbers more than that: their values."""
+    return (argument.dtype, argument.data_ptr() % 16) if isinstance(argument, Tensor) else argument
 
 
 def precision(tensor: Tensor) -> str:
@@ -93,10 +111,9 @@ def per_axis(values: Sequence[int], missing: int) -> tuple[int, ...]:
 
 
 def is_large(*tensors: Tensor) -> bool:
-    """Return whether offsets inside one batch entry of these tensors, or of their gradients, need 64 bits."""
+    """Return whether offsets inside these tensors, or contiguous tensors of their shapes, may need 64 bits."""
     return any(
-        max(sum((size - 1) * step for size, step in zip(one.shape[1:], one.stride()[1:], strict=True)), one[:1].numel())
-        >= 2**31
+        max(one.untyped_storage().nbytes() // one.element_size(), one.numel()) >= 2**31
         for one in tensors
     )
 

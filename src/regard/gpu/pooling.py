@@ -44,7 +44,7 @@ def store_tile(pointer, steps, batch, tokens, inside, tile, SHAPE: tl.constexpr)
 @triton.jit
 def zero_tile(SHAPE: tl.constexpr):
     """Return zeros, `[tokens, heads, channels]`."""
-    return tl.zeros([SHAPE[0], SHAPE[3], SHAPE[4]], dtype=tl.float32)
+    return tl.full([SHAPE[0], SHAPE[3], SHAPE[4]], 0.0, tl.float32)
 
 
 @triton.jit
@@ -72,7 +72,7 @@ def finite(top):
 @triton.jit
 def empty_pools(SHAPE: tl.constexpr):
     """Return one empty pool per row of a tile: top, total, context."""
-    statistics = tl.zeros([SHAPE[0], SHAPE[3]], dtype=tl.float32)
+    statistics = tl.full([SHAPE[0], SHAPE[3]], 0.0, tl.float32)
     return statistics - float("inf"), statistics, zero_tile(SHAPE)
 
 

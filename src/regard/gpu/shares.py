@@ -9,8 +9,8 @@ from torch import Tensor
 
 from regard.gpu import launch
 
-TILE = 4096  # elements of a tile: 32 per thread
-MAX_ROW = 16384  # elements of a token in a tile, padding included
+TILE = 2048  # elements of a tile: 16 per thread
+MAX_ROW = 8192  # elements of a token in a tile, padding included
 MAX_PARTS = 64  # every program of the next pass adds up the results of all parts
 
 
@@ -47,7 +47,7 @@ def share(tensor: Tensor, groups: int, tokens: int, heads: int, dim: int) -> Sha
     tiles = -(-tokens // rows)
     parts = min(-(-8 * launch.multiprocessors(tensor) // groups), tiles, MAX_PARTS)
     tiles = -(-tiles // parts)
-    return Shares((rows, heads, dim, *wide), -(-tokens // (rows * tiles)), tiles, max(4, row // 1024))
+    return Shares((rows, heads, dim, *wide), -(-tokens // (rows * tiles)), tiles, max(4, row // 512))
 
 
 def scratch(tensor: Tensor, *shape: int) -> Tensor:

@@ -61,10 +61,10 @@ def backward(
     _pool(problem, key, weights[1], scale, key_pools, queries=query_pools)
     pools = (*query_pools[:2], *key_pools[:2])
     tensors = (grad_key, key, weights[1], key_pools.scores, *pools, key_sums, query_sums, queries)
-    problem.launch("backward_key", *tensors, grad_key.stride(), key.stride(), *problem.sizes, scale)
+    problem.launch("backward_key", *tensors, grad_key.stride(), key.stride(), *problem.sizes, problem.heads, scale)
     inputs = (grad_query, query, out, weights[0], query_pools.scores, *pools, query_sums)
     steps = (grad_query.stride(), query.stride(), out.stride())
-    problem.launch("backward_query", *inputs, *steps, *problem.sizes, scale)
+    problem.launch("backward_query", *inputs, *steps, *problem.sizes, problem.heads, scale)
     _fill_weight_grad(grads[2], query_pools.scores, query, None, scale)
     _fill_weight_grad(grads[3], key_pools.scores, key, queries, scale)
     for grad_weight, grad_bias in zip(grads[2:4], grads[4:6], strict=True):
@@ -80,6 +80,7 @@ class _Pools(NamedTuple):
 class _Problem(NamedTuple):
     batch: int
     tokens: int
+    heads: int
     shares: shares.Shares
 
     @property
@@ -102,7 +103,7 @@ def _scoring(weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _problem(query: Tensor) -> _Problem:
     batch, tokens, *sizes = query.shape
-    return _Problem(batch, tokens, shares.share(query, batch, tokens, *sizes))
+    return _Problem(batch, tokens, sizes[0], shares.share(query, batch, tokens, *sizes))
 
 
 def _pools(query: Tensor, problem: _Problem, *, has_scores: bool = False) -> _Pools:
@@ -126,7 +127,9 @@ def _pool(
     """Pool queries, or with the pooled `queries` keys; with `grad_out`, sum its products with the tokens too."""
     joined = (None, None) if queries is None else queries[:2]
     steps = tokens.stride(), tokens.stride() if grad_out is None else grad_out.stride()
-    problem.launch("pool", tokens, weight, *pools, *joined, grad_out, sums, *steps, *problem.sizes, scale)
+    problem.launch(
+        "pool", tokens, weight, *pools, *joined, grad_out, sums, *steps, *problem.sizes, problem.heads, scale
+    )
 
 
 def _fill_weight_grad(

@@ -1,7 +1,8 @@
 """The GPU kernels of additive attention, in Triton. They pool twice: the queries, then the keys times the pooled query.
 
 A program works on the tokens of one part of one batch entry. The scores of all heads come from one tile: a sum of
-products over the channels of all heads for each of them.
+products over the channels of all heads for each of them. The loop over `num_heads` is not unrolled, since that takes
+too many registers.
 """
 
 import triton
@@ -19,11 +20,11 @@ def load_scoring(weight, head, SHAPE: tl.constexpr):
 
 
 @triton.jit
-def score_rows(rows, weight, scale, SHAPE: tl.constexpr):
+def score_rows(rows, weight, num_heads, scale, SHAPE: tl.constexpr):
     """Score a tile's rows for every head: `[tokens, heads]`."""
     heads = tl.arange(0, SHAPE[3])
-    scores = tl.zeros([SHAPE[0], SHAPE[3]], dtype=tl.float32)
-    for head in range(SHAPE[1]):
+    scores = tl.full([SHAPE[0], SHAPE[3]], 0.0, tl.float32)
+    for head in range(num_heads):
         scoring = load_scoring(weight, head, SHAPE) * scale
         score = tl.sum(tl.sum(rows * scoring[None, :, :], 2), 1)
         scores = tl.where((heads == head)[None, :], score[:, None], scores)
@@ -31,18 +32,18 @@ def score_rows(rows, weight, scale, SHAPE: tl.constexpr):
 
 
 @triton.jit
-def score_rows_backward(score_grads, weight, scale, SHAPE: tl.constexpr):
+def score_rows_backward(score_grads, weight, num_heads, scale, SHAPE: tl.constexpr):
     """Return the gradient of a tile's rows, from those of their scores."""
     heads = tl.arange(0, SHAPE[3])
     grads = pooling.zero_tile(SHAPE)
-    for head in range(SHAPE[1]):
+    for head in range(num_heads):
         scoring = load_scoring(weight, head, SHAPE) * scale
         one = tl.sum(tl.where((heads == head)[None, :], score_grads, 0.0), 1)
         grads += one[:, None, None] * scoring[None, :, :]
     return grads
 
 
-@triton.jit(do_not_specialize=["count", "parts", "tiles"])
+@triton.jit(do_not_specialize=["count", "parts", "tiles", "num_heads"])
 def pool(
     tokens_pointer,
     weight,
@@ -58,6 +59,7 @@ def pool(
     count,
     parts,
     tiles,
+    num_heads,
     scale,
     SHAPE: tl.constexpr,
 ):
@@ -78,7 +80,7 @@ def pool(
         rows = pooling.load_tile(tokens_pointer, steps, batch, tokens, inside, SHAPE)
         if query_contexts is not None:
             rows = rows * query[None, :, :]
-        scores = score_rows(rows, weight, scale, SHAPE)
+        scores = score_rows(rows, weight, num_heads, scale, SHAPE)
         if scores_pointer is not None:
             pooling.store_scores(scores_pointer, batch * count + tokens, inside, scores, SHAPE)
         scores = tl.where(inside[:, None], scores, -float("inf"))
@@ -106,7 +108,7 @@ def multiply(
         pooling.store_tile(out, out_steps, batch, tokens, inside, rows * key[None, :, :], SHAPE)
 
 
-@triton.jit(do_not_specialize=["count", "parts", "tiles"])
+@triton.jit(do_not_specialize=["count", "parts", "tiles", "num_heads"])
 def backward_key(
     grad_key,
     key,
@@ -124,6 +126,7 @@ def backward_key(
     count,
     parts,
     tiles,
+    num_heads,
     scale,
     SHAPE: tl.constexpr,
 ):
@@ -152,13 +155,13 @@ def backward_key(
         score_grads = pooling.softmax_backward(weights, products, context, context_grad)
         pooling.store_scores(scores_pointer, batch * count + tokens, inside, score_grads, SHAPE)
         grads = context_grad[None, :, :] * weights[:, :, None]
-        grads += score_rows_backward(score_grads, weight, scale, SHAPE)
+        grads += score_rows_backward(score_grads, weight, num_heads, scale, SHAPE)
         query_grad += grads * rows
         pooling.store_tile(grad_key, grad_steps, batch, tokens, inside, grads * query[None, :, :], SHAPE)
     pooling.store_sums(query_sums, place, tl.sum(query_grad, 0), SHAPE)
 
 
-@triton.jit(do_not_specialize=["count", "parts", "tiles"])
+@triton.jit(do_not_specialize=["count", "parts", "tiles", "num_heads"])
 def backward_query(
     grad_query,
     query,
@@ -176,6 +179,7 @@ def backward_query(
     count,
     parts,
     tiles,
+    num_heads,
     scale,
     SHAPE: tl.constexpr,
 ):
@@ -196,7 +200,7 @@ def backward_query(
         score_grads = pooling.softmax_backward(weights, rows, context, context_grad)
         pooling.store_scores(scores_pointer, batch * count + tokens, inside, score_grads, SHAPE)
         grads = context_grad[None, :, :] * weights[:, :, None]
-        grads += score_rows_backward(score_grads, weight, scale, SHAPE)
+        grads += score_rows_backward(score_grads, weight, num_heads, scale, SHAPE)
         grads += pooling.load_tile(grad_out, out_steps, batch, tokens, inside, SHAPE) * key[None, :, :]
         pooling.store_tile(grad_query, grad_steps, batch, tokens, inside, grads, SHAPE)
 
@@ -232,7 +236,7 @@ def backward_weight(
     channels = program % blocks * WIDTH + tl.arange(0, WIDTH)
     exist = channels < HEADS * DIM
     columns = batch * steps[0] + channels // DIM * steps[2] + channels % DIM * steps[3]
-    sums = tl.zeros([HEADS_TILE, WIDTH], dtype=tl.float32)
+    sums = tl.full([HEADS_TILE, WIDTH], 0.0, tl.float32)
     for tile in range(tiles):
         tokens = (place % parts * tiles + tile) * TOKENS + tl.arange(0, TOKENS)
         inside = tokens < count

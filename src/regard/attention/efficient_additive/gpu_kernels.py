@@ -109,7 +109,7 @@ def pool(
         tokens = (place % parts * tiles + tile) * SHAPE[0] + tl.arange(0, SHAPE[0])
         inside = tokens < count
         rows = pooling.load_tile(query, query_steps, batch, tokens, inside, SHAPE)
-        units, _ = normalize(rows, smallest)
+        units = normalize(rows, smallest)[0]
         scores = tl.sum(units * scoring[None, :, :], 2)
         if unit_query is not None:
             pooling.store_tile(unit_query, unit_steps, batch, tokens, inside, units, SHAPE)
@@ -123,7 +123,7 @@ def pool(
         else:
             context += units * (scores * 0.0 + 1.0)[:, :, None]
         if grad_out is not None:
-            rows, _ = normalize(pooling.load_tile(key, key_steps, batch, tokens, inside, SHAPE), smallest)
+            rows = normalize(pooling.load_tile(key, key_steps, batch, tokens, inside, SHAPE), smallest)[0]
             products += rows * pooling.load_tile(grad_out, out_steps, batch, tokens, inside, SHAPE)
     pooling.store_pool(contexts, statistics, place, top, total, context, SHAPE)
     if grad_out is not None:
@@ -148,12 +148,12 @@ def multiply(
     """Multiply the unit keys of a part with the context."""
     place = tl.program_id(0).to(tl.int64)
     batch = place // parts
-    base, total, context = pooling.join_pools(contexts, statistics, batch * parts, parts, SHAPE)
+    _, total, context = pooling.join_pools(contexts, statistics, batch * parts, parts, SHAPE)
     context = context / divisor_of(total, smallest, NORM)[:, None]
     for tile in range(tiles):
         tokens = (place % parts * tiles + tile) * SHAPE[0] + tl.arange(0, SHAPE[0])
         inside = tokens < count
-        units, _ = normalize(pooling.load_tile(key, key_steps, batch, tokens, inside, SHAPE), smallest)
+        units = normalize(pooling.load_tile(key, key_steps, batch, tokens, inside, SHAPE), smallest)[0]
         pooling.store_tile(out, out_steps, batch, tokens, inside, units * context[None, :, :], SHAPE)
 
 

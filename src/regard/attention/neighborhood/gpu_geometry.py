@@ -252,4 +252,5 @@ def load_bias(bias, head, keys, queries, visible, KERNEL: tl.constexpr):
     """Load the bias of pairs, in units of the exponent of 2; `keys` and `queries` are those of `flat`, broadcast."""
     center: tl.constexpr = ((KERNEL[0] - 1) * (2 * KERNEL[1] - 1) + KERNEL[1] - 1) * (2 * KERNEL[2] - 1) + KERNEL[2] - 1
     entries: tl.constexpr = (2 * KERNEL[0] - 1) * (2 * KERNEL[1] - 1) * (2 * KERNEL[2] - 1)
-    return tl.load(bias + head * entries + center + keys - queries, mask=visible, other=0.0) * 1.4426950408889634
+    loaded = tl.load(bias + (head * entries + center) + (keys - queries), mask=visible, other=0.0)
+    return loaded.to(tl.float32) * 1.4426950408889634

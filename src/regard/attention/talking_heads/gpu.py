@@ -22,18 +22,49 @@ def reasons(arguments: Arguments) -> list[str]:
 
 
 class Tiles(NamedTuple):
-    """How a kernel is divided: a program's tokens, tokens per step, heads that it stores, and Triton's options."""
+    """How a kernel is divided.
+
+    Attributes:
+        own: tokens of a program.
+        other: tokens per step.
+        group: heads that a program stores, or for the gradients of the mixes, softmax heads that it sums.
+        num_warps: of a program.
+        num_stages: of Triton's pipeline.
+        splits_query: whether the query's channels are taken in two parts. Triton chains the products of two parts, and
+            then places all warps along the rows: at 16 rows per warp they must not be more than the rows need.
+        splits_value: whether the value's channels are.
+    """
 
     own: int
     other: int
     group: int
     num_warps: int
     num_stages: int
+    splits_query: bool = False
+    splits_value: bool = False
+    splits_product: bool = False
+    keeps_own: bool = True
 
 
 def choose_tiles(kernel: str, heads: tuple[int, int, int], channels: int, dtype: torch.dtype) -> Tiles:
     """Choose the tiles of a kernel by its heads (key, softmax, value), the larger head dim and the dtype."""
-    return Tiles(64, 16, 4, 4, 1)
+    count, width = max(heads), max(16, 1 << (channels - 1).bit_length())
+    if dtype == torch.float32 or count * width > 512:
+        if kernel == "weighted_sums" and count <= 16 and width <= 64 and dtype != torch.float32:
+            return Tiles(64, 16, 8, 8, 1, splits_value=True)
+        group = 2 if kernel == "mix_grads" else min(4, max(1, 256 // width))
+        return Tiles(64, 16, group, 4 if "statistics" in kernel else 8, 1, keeps_own=False)
+    if kernel == "statistics":
+        return Tiles(64, 32, 4, 4, 2, splits_query=True)
+    if kernel == "grad_statistics":
+        return Tiles(64, 16, 4, 4, 1 if count > 4 else 2, splits_query=True, splits_value=True)
+    if count * width <= 256:
+        return Tiles(64, 32 if kernel == "weighted_sums" else 16, 4, 4, 2, True, True, True)
+    if kernel == "weighted_sums":
+        return Tiles(64, 32, 8, 8, 2, splits_value=True)
+    if kernel == "token_grads":
+        return Tiles(64, 16, 8, 8, 1, splits_product=True)
+    return Tiles(64, 16, 4, 8, 1)
 
 
 def forward(
@@ -102,28 +133,25 @@ class _Problem:
         self.mix = logits_mix.float().contiguous()
         self.logits_mix = self.mix * (scale * LOG2_E)
         self.weights_mix, self.weights_bias = weights_mix.float().contiguous(), launch.parameter(weights_bias)
-        self.channels = max(query_dim, value_dim)
-        self.sizes = {
-            "HEADS": self.heads,
-            "QUERY": (query_dim, *launch.split_channels(query_dim)),
-            "VALUE": (value_dim, *launch.split_channels(value_dim)),
-            "PRECISION": launch.precision(query),
-        }
+        self.query_dim, self.value_dim = query_dim, value_dim
 
     def statistics(self, grad_out: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the log-sum-exps and, where there is a gradient of the output, the weights' mean gradients."""
-        tiles = self.tiles("statistics" if grad_out is None else "grad_statistics")
+        tiles = self.tiles("statistics" if grad_out is None else "grad_statistics", self.heads[1])
         lse = self.query.new_empty((self.batch, self.heads[1], self.queries), dtype=torch.float32)
         delta = lse if grad_out is None else torch.empty_like(lse)
         grads = self.query if grad_out is None else grad_out
         KERNELS.launch(
             "statistics",
-            self.batch * -(-self.queries // tiles.own),
+            self.batch * -(-self.heads[1] // tiles.group) * -(-self.queries // tiles.own),
             *(self.query, self.key, grads, self.value, self.logits_mix, self.weights_mix, lse, delta),
             *(tensor.stride() for tensor in (self.query, self.key, grads, self.value)),
             *(self.queries, self.keys),
-            **self.constants(tiles, self.keys % tiles.other == 0),
+            **self.constants(
+                tiles, self.keys % tiles.other == 0, self.value, *([] if grad_out is None else [grad_out])
+            ),
             HAS_GRAD=grad_out is not None,
+            GROUP=tiles.group,
         )
         return lse, delta
 
@@ -137,7 +165,7 @@ class _Problem:
             *(own, other, values, lse, self.logits_mix, self.weights_mix, self.weights_bias, out),
             *(tensor.stride() for tensor in (own, other, values, out)),
             *(own.shape[1], other.shape[1]),
-            **self.constants(tiles, other.shape[1] % tiles.other == 0),
+            **self.constants(tiles, other.shape[1] % tiles.other == 0, values, out),
             OWN_QUERIES=own_queries,
             GROUP=tiles.group,
         )
@@ -155,8 +183,9 @@ class _Problem:
             *(*tensors, lse, delta, self.logits_mix, self.weights_mix, self.mix, out),
             *(tensor.stride() for tensor in (*tensors, out)),
             *(own.shape[1], other.shape[1], self.scale),
-            **self.constants(tiles, other.shape[1] % tiles.other == 0),
+            **self.constants(tiles, other.shape[1] % tiles.other == 0, grad_out, self.value),
             OWN_QUERIES=own_queries,
+            PRODUCT=_channels(tiles.splits_product, self.query, self.key),
             GROUP=tiles.group,
         )
 
@@ -168,6 +197,7 @@ class _Problem:
         logits_sums, weights_sums, bias_sums = (
             lse.new_empty((rows, *shape)) for shape in ((heads, key_heads), (heads, value_heads), (value_heads,))
         )
+        is_even = self.keys % tiles.other == 0 and self.queries % tiles.own == 0
         KERNELS.launch(
             "mix_grads",
             rows * -(-heads // tiles.group),
@@ -175,27 +205,38 @@ class _Problem:
             *(logits_sums, weights_sums, bias_sums),
             *(tensor.stride() for tensor in (self.query, self.key, grad_out, self.value)),
             *(self.queries, self.keys),
-            **self.constants(tiles, self.keys % tiles.other == 0 and self.queries % tiles.own == 0),
+            **self.constants(tiles, is_even, grad_out, self.value),
             GROUP=tiles.group,
             THREADS=32 * tiles.num_warps,
         )
         return logits_sums.sum(0) * self.scale, weights_sums.sum(0).T, bias_sums.sum(0)
 
-    def tiles(self, kernel: str, heads: int = 1) -> Tiles:
+    def tiles(self, kernel: str, heads: int) -> Tiles:
         """Choose the tiles of a kernel that may divide its heads."""
-        tiles = choose_tiles(kernel, self.heads, self.channels, self.query.dtype)
+        tiles = choose_tiles(kernel, self.heads, max(self.query_dim, self.value_dim), self.query.dtype)
         return tiles._replace(group=min(tiles.group, heads))
 
-    def constants(self, tiles: Tiles, is_even: bool) -> dict[str, launch.Constant]:
-        """Return what is compiled into a kernel."""
+    def constants(self, tiles: Tiles, is_even: bool, *values: Tensor) -> dict[str, launch.Constant]:
+        """Return what is compiled into a kernel that reads and writes `values`, `[B, N, h_v, hd_v]`."""
         return {
-            **self.sizes,
+            "HEADS": self.heads,
+            "QUERY": _channels(tiles.splits_query, self.query, self.key),
+            "VALUE": _channels(tiles.splits_value, *values),
+            "PRECISION": launch.precision(self.query),
             "EVEN": is_even,
+            "KEEP": tiles.keeps_own,
             "BLOCK_M": tiles.own,
             "BLOCK_N": tiles.other,
             "num_warps": tiles.num_warps,
             "num_stages": tiles.num_stages,
         }
+
+
+def _channels(is_split: bool, *tensors: Tensor) -> tuple[int, int, int, bool]:
+    """Return a head dim, the widths of the parts that it is taken in, and whether heads are next to each other."""
+    dim = tensors[0].shape[-1]
+    parts = launch.split_channels(dim) if is_split else (max(16, 1 << (dim - 1).bit_length()), 0)
+    return dim, *parts, all(tensor.stride()[2:] == (dim, 1) for tensor in tensors)
 
 
 def _with_canceled(logits_mix: Tensor, logits_bias: Tensor | None) -> Tensor:

@@ -1,7 +1,7 @@
-"""Triton functions of talking-heads attention: tiles of tokens or of pairs of tokens, a tuple of one per head, and mixes.
+"""Triton functions of talking-heads attention: tiles of tokens or of pairs of them, tuples of one per head, and mixes.
 
-Triples of constants are a head dim and the widths of its two parts, as in `launch.split_channels`; `HEADS` of the kernels
-are the key heads, the softmax heads and the value heads.
+CHANNELS, or QUERY and VALUE, are a head dim, the widths of its two parts as in `launch.split_channels`, and whether
+heads are contiguous and next to each other. HEADS of the kernels are the key, the softmax and the value heads.
 """
 
 import triton
@@ -18,19 +18,43 @@ def row_places(batch, tokens, strides):
 
 @triton.jit
 def again(start):
-    """Return 0, as no compiler knows: a pointer plus this is loaded in every step, not kept in registers by the loop."""
+    """Return 0, which no compiler knows: what is loaded from a pointer plus this takes no registers between steps."""
     return start >> 30
 
 
 @triton.jit
-def load_heads(pointer, places, inside, strides, HEADS: tl.constexpr, CHANNELS: tl.constexpr):
-    """Load the rows at `places` of every head: two tuples, of the heads' first parts and of their second parts."""
-    firsts, rests = (), ()
-    for head in tl.static_range(HEADS):
-        offsets = places + tl.full([], head, tl.int64) * strides[2]
-        first, rest = load_rows(pointer, offsets, inside, strides[3], CHANNELS[0], CHANNELS[1], CHANNELS[2])
-        firsts, rests = firsts + (first,), rests + (rest,)
-    return firsts, rests
+def head_place(head: tl.constexpr, strides, CHANNELS: tl.constexpr):
+    """Return where a head begins in a token: where possible a constant, which needs no registers."""
+    if CHANNELS[3]:
+        return head * CHANNELS[0]
+    else:
+        return tl.full([], head, tl.int64) * strides[2]
+
+
+@triton.jit
+def load_heads(pointer, places, inside, strides, HEADS: tl.constexpr, CHANNELS: tl.constexpr, KEEP: tl.constexpr):
+    """Load the rows at `places` of every head: two tuples, of the heads' first parts and of their second parts.
+
+    Where KEEP is false, nothing is loaded, but what `head_rows` needs to load a head when it is used.
+    """
+    if KEEP:
+        firsts, rests = (), ()
+        for head in tl.static_range(HEADS):
+            first, rest = head_rows((pointer, places, inside, strides), head, CHANNELS, False)
+            firsts, rests = firsts + (first,), rests + (rest,)
+        return firsts, rests
+    else:
+        return pointer, places, inside, strides
+
+
+@triton.jit
+def head_rows(tile, head: tl.constexpr, CHANNELS: tl.constexpr, KEEP: tl.constexpr):
+    """Return the two parts of one head of a tile of `load_heads`."""
+    if KEEP:
+        return tile[0][head], tile[1][head]
+    else:
+        places = tile[1] + head_place(head, tile[3], CHANNELS)
+        return load_rows(tile[0], places, tile[2], tile[3][3], CHANNELS[0], CHANNELS[1], CHANNELS[2])
 
 
 @triton.jit
@@ -47,7 +71,7 @@ def zero_heads(ROWS: tl.constexpr, HEADS: tl.constexpr, CHANNELS: tl.constexpr):
 def store_heads(pointer, places, inside, strides, firsts, rests, factor, HEADS: tl.constexpr, CHANNELS: tl.constexpr):
     """Store the rows of every head, multiplied by a factor."""
     for head in tl.static_range(HEADS):
-        offsets = places + tl.full([], head, tl.int64) * strides[2]
+        offsets = places + head_place(head, strides, CHANNELS)
         first, rest = firsts[head] * factor, rests[head] * factor
         store_rows(pointer, offsets, inside, strides[3], first, rest, CHANNELS[0], CHANNELS[1], CHANNELS[2])
 
@@ -84,11 +108,13 @@ def same(number, HEADS: tl.constexpr):
 
 
 @triton.jit
-def head_products(own, other, HEADS: tl.constexpr, REST: tl.constexpr, PRECISION: tl.constexpr):
+def head_products(own, other, HEADS: tl.constexpr, CHANNELS: tl.constexpr, PRECISION: tl.constexpr, KEEP: tl.constexpr):
     """Multiply every row of one tile of `load_heads` with every row of another: `[rows of own, rows of other]`."""
     found = ()
     for head in tl.static_range(HEADS):
-        products = row_products(own[0][head], own[1][head], other[0][head], other[1][head], REST, PRECISION)
+        a, a_rest = head_rows(own, head, CHANNELS, KEEP)
+        b, b_rest = head_rows(other, head, CHANNELS, KEEP)
+        products = row_products(a, a_rest, b, b_rest, CHANNELS[2], PRECISION)
         found = found + (products,)
     return found
 
@@ -103,8 +129,9 @@ def mixed_products(
     across,
     HEADS: tl.constexpr,
     MIXED: tl.constexpr,
-    REST: tl.constexpr,
+    CHANNELS: tl.constexpr,
     PRECISION: tl.constexpr,
+    KEEP: tl.constexpr,
 ):
     """Return `sums`, one per mixed head, with the mixed `head_products` of two tiles added.
 
@@ -117,11 +144,14 @@ def mixed_products(
         across: from a head to the next in the mix.
         HEADS: of the tiles.
         MIXED: mixed heads.
-        REST: width of the second parts.
+        CHANNELS: of the tiles.
         PRECISION: of products of float32.
+        KEEP: as the tiles are loaded.
     """
     for head in tl.static_range(HEADS):
-        products = row_products(own[0][head], own[1][head], other[0][head], other[1][head], REST, PRECISION)
+        a, a_rest = head_rows(own, head, CHANNELS, KEEP)
+        b, b_rest = head_rows(other, head, CHANNELS, KEEP)
+        products = row_products(a, a_rest, b, b_rest, CHANNELS[2], PRECISION)
         added = ()
         for mixed in tl.static_range(MIXED):
             added = added + (sums[mixed] + tl.load(mix + mixed * down + head * across) * products,)
@@ -165,10 +195,17 @@ def masked(tiles, inside, HEADS: tl.constexpr):
 
 
 @triton.jit
-def add_mixed(
-    totals,
+def zero_tiles(ROWS: tl.constexpr, COLUMNS: tl.constexpr, HEADS: tl.constexpr, DTYPE: tl.constexpr):
+    """Return a tile of zeros per head."""
+    found = ()
+    for _ in tl.static_range(HEADS):
+        found = found + (tl.zeros([ROWS, COLUMNS], DTYPE),)
+    return found
+
+
+@triton.jit
+def rounded_mix(
     tiles,
-    rows,
     mix,
     down,
     across,
@@ -177,37 +214,49 @@ def add_mixed(
     HEADS: tl.constexpr,
     MIXED: tl.constexpr,
     EVEN: tl.constexpr,
-    REST: tl.constexpr,
-    PRECISION: tl.constexpr,
+    DTYPE: tl.constexpr,
 ):
-    """Mix the tiles of weights, and add the sums of rows with mixed weights to the totals.
+    """Mix tiles, and round them to the dtype of the rows that they will be multiplied with.
 
     Args:
-        totals: a tile of `zero_heads`, of the mixed heads.
-        tiles: weights, `[rows of totals, rows]` per head.
-        rows: a tile of `load_heads`, of the mixed heads.
+        tiles: one per head.
         mix: pointer to the mix of the first mixed head.
         down: from a mixed head to the next in the mix, in elements.
         across: from a head to the next in the mix.
-        bias: pointer to what is added to the mixed weights; None for nothing.
-        inside: which rows exist.
-        HEADS: of the weights.
+        bias: pointer to what is added to the mixed tiles; None for nothing.
+        inside: which columns exist; the others become zeros.
+        HEADS: of the tiles.
         MIXED: mixed heads.
-        EVEN: whether all rows exist.
-        REST: width of the second parts.
-        PRECISION: of products of float32.
+        EVEN: whether all columns exist.
+        DTYPE: of the result.
     """
-    firsts, rests = (), ()
+    found = ()
     for head in tl.static_range(MIXED):
-        weights = 0.0
+        total = 0.0
         if bias is not None:
-            weights = tl.load(bias + head)
-        weights = mixed_tiles(weights, tiles, mix + head * down, across, HEADS)
+            total = tl.load(bias + head)
+        total = mixed_tiles(total, tiles, mix + head * down, across, HEADS)
         if not EVEN:
-            weights = tl.where(inside[None, :], weights, 0.0)
-        first, rest = add_weighted(
-            weights, rows[0][head], rows[1][head], totals[0][head], totals[1][head], REST, PRECISION
-        )
+            total = tl.where(inside[None, :], total, 0.0)
+        found = found + (total.to(DTYPE),)
+    return found
+
+
+@triton.jit
+def add_products(
+    totals,
+    weights,
+    rows,
+    HEADS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    PRECISION: tl.constexpr,
+    KEEP: tl.constexpr,
+):
+    """Add the sums of rows with weights, `[rows of totals, rows]` per head, to tiles of `zero_heads`."""
+    firsts, rests = (), ()
+    for head in tl.static_range(HEADS):
+        first, rest = head_rows(rows, head, CHANNELS, KEEP)
+        first, rest = add_weighted(weights[head], first, rest, totals[0][head], totals[1][head], CHANNELS[2], PRECISION)
         firsts, rests = firsts + (first,), rests + (rest,)
     return firsts, rests
 
@@ -235,45 +284,69 @@ def store_sums(pointer, sums, COUNT: tl.constexpr):
 
 
 @triton.jit
-def zero_tiles(ROWS: tl.constexpr, COLUMNS: tl.constexpr, HEADS: tl.constexpr, DTYPE: tl.constexpr):
-    """Return zeros, `[rows, columns]` per head."""
-    found = ()
-    for _ in tl.static_range(HEADS):
-        found = found + (tl.zeros([ROWS, COLUMNS], DTYPE),)
-    return found
+def add_to_statistics(
+    maxima, sums, dots, logits, gradients, inside, HEADS: tl.constexpr, EVEN: tl.constexpr, HAS_GRAD: tl.constexpr
+):
+    """Add a tile to the rows' maxima, sums of powers, and sums of powers multiplied by gradients."""
+    new_maxima, new_sums, new_dots = (), (), ()
+    for head in tl.static_range(HEADS):
+        tile = logits[head]
+        if not EVEN:
+            tile = tl.where(inside[None, :], tile, float("-inf"))
+        maximum = tl.maximum(maxima[head], tl.max(tile, axis=1))
+        finite = tl.where(maximum == float("-inf"), 0.0, maximum)
+        decay = tl.exp2(maxima[head] - finite)
+        weights = tl.exp2(tile - finite[:, None])
+        new_maxima = new_maxima + (maximum,)
+        new_sums = new_sums + (sums[head] * decay + tl.sum(weights, axis=1),)
+        if HAS_GRAD:
+            weights *= gradients[head]
+            if not EVEN:
+                weights = tl.where(inside[None, :], weights, 0.0)
+            new_dots = new_dots + (dots[head] * decay + tl.sum(weights, axis=1),)
+        else:
+            new_dots = new_dots + (dots[head],)
+    return new_maxima, new_sums, new_dots
 
 
 @triton.jit
-def mixed_weights(
-    tiles,
-    mix,
-    down,
-    across,
-    bias,
+def store_statistics(lse, delta, queries, exists, maxima, sums, dots, HEADS: tl.constexpr, HAS_GRAD: tl.constexpr):
+    """Store what `add_to_statistics` has added, head after head."""
+    for head in tl.static_range(HEADS):
+        tl.store(lse + head * queries, tl.log2(sums[head]) + maxima[head], mask=exists)
+        if HAS_GRAD:
+            tl.store(delta + head * queries, dots[head] / sums[head], mask=exists)
+
+
+@triton.jit
+def add_to_sums(
+    sums,
+    products,
+    weight_grads,
+    starts,
+    grad_starts,
+    logits_mix,
+    weights_mix,
     inside,
     HEADS: tl.constexpr,
-    MIXED: tl.constexpr,
     EVEN: tl.constexpr,
-    DTYPE: tl.constexpr,
+    GROUP: tl.constexpr,
+    THREADS: tl.constexpr,
+    NUMBERS: tl.constexpr,
 ):
-    found = ()
-    for head in tl.static_range(MIXED):
-        weights = 0.0
-        if bias is not None:
-            weights = tl.load(bias + head)
-        weights = mixed_tiles(weights, tiles, mix + head * down, across, HEADS)
+    """Add a tile of pairs to the sums of `mix_grads`."""
+    logits_sums, weights_sums, bias_sums = (), (), ()
+    for head in tl.static_range(GROUP):
+        weights = tl.exp2(mixed_tiles(starts[head], products, logits_mix + head * HEADS[0], 1, HEADS[0]))
         if not EVEN:
-            weights = tl.where(inside[None, :], weights, 0.0)
-        found = found + (weights.to(DTYPE),)
-    return found
-
-
-@triton.jit
-def add_products(totals, weights, rows, HEADS: tl.constexpr, REST: tl.constexpr, PRECISION: tl.constexpr):
-    firsts, rests = (), ()
-    for head in tl.static_range(HEADS):
-        first, rest = add_weighted(
-            weights[head], rows[0][head], rows[1][head], totals[0][head], totals[1][head], REST, PRECISION
-        )
-        firsts, rests = firsts + (first,), rests + (rest,)
-    return firsts, rests
+            weights = tl.where(inside, weights, 0.0)
+        grads = mixed_tiles(grad_starts[head], weight_grads, weights_mix + head, HEADS[1], HEADS[2]) * weights
+        for other in tl.static_range(HEADS[0]):
+            added = partial_sums(grads * products[other], THREADS, NUMBERS)
+            logits_sums = logits_sums + (sums[0][head * HEADS[0] + other] + added,)
+        for other in tl.static_range(HEADS[2]):
+            added = partial_sums(weights * weight_grads[other], THREADS, NUMBERS)
+            weights_sums = weights_sums + (sums[1][head * HEADS[2] + other] + added,)
+    for other in tl.static_range(HEADS[2]):
+        bias_sums = bias_sums + (sums[2][other] + partial_sums(weight_grads[other], THREADS, NUMBERS),)
+    return logits_sums, weights_sums, bias_sums

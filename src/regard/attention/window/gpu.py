@@ -32,32 +32,33 @@ class Tiles(NamedTuple):
     num_stages: int
 
 
-def single_tile(dtype: torch.dtype, channels: int, tokens: int) -> int:
-    """Return the tokens of a tile that holds a whole window; 0 if windows are divided into several tiles."""
-    widest = 64 if dtype == torch.float32 else 128
-    return max(16, _power_of_2(tokens)) if tokens <= 64 and channels <= widest else 0
-
-
 def forward_tiles(dtype: torch.dtype, channels: int, tokens: int) -> Tiles:
-    """Choose the tiles of the forward pass for a head dim and a window."""
-    tile = single_tile(dtype, channels, tokens)
-    if tile:
-        return Tiles(tile, tile, max(1, tile // 16), 2)
+    """Choose the tiles of the forward pass for a head dim and a window; one tile holds a small window."""
     if dtype == torch.float32:
-        return Tiles(32, 32, 4, 2)
-    return Tiles(64, _keys(tokens, 64 if channels <= 128 else 32), 4, 2)
+        if tokens <= 32 and channels <= 32:
+            return _whole_window(tokens, 16)
+        if channels > 128:
+            return Tiles(16, 16, 8, 2)
+        return Tiles(32 if channels <= 64 else 16, 32, 4, 2)
+    if tokens <= 64 and channels <= 128:
+        return _whole_window(tokens, 16)
+    return Tiles(64, _keys(tokens), 4, 2) if channels <= 128 else Tiles(64, 32, 8, 2)
 
 
 def backward_tiles(dtype: torch.dtype, channels: int, tokens: int) -> Tiles:
-    """Choose the tiles of the backward passes for a head dim and a window."""
-    tile = single_tile(dtype, channels, tokens)
-    if tile:
-        return Tiles(tile, tile, max(1, tile // 16), 1)
+    """Choose the tiles of the backward passes for a head dim and a window; one tile holds a small window."""
     if dtype == torch.float32:
-        return Tiles(16, 16, 4, 1) if channels > 128 else Tiles(32, 32, 4, 1)
+        return Tiles(16, 32 if channels <= 64 else 16, 4 if channels <= 128 else 8, 1)
+    if tokens <= 64 and channels <= 128:
+        return _whole_window(tokens, 16 if channels <= 32 else 8)
     if channels > 128:
-        return Tiles(32, 32, 4, 1)
-    return Tiles(64, _keys(tokens, 64), 4 if channels <= 64 else 8, 2)
+        return Tiles(32, 32, 8, 1)
+    return Tiles(64, _keys(tokens), 4 if channels <= 64 else 8, 2)
+
+
+def _whole_window(tokens: int, tokens_per_warp: int) -> Tiles:
+    tile = max(16, _power_of_2(tokens))
+    return Tiles(tile, tile, tile // tokens_per_warp, 2)
 
 
 def _power_of_2(number: int) -> int:
@@ -65,10 +66,9 @@ def _power_of_2(number: int) -> int:
     return 1 << (number - 1).bit_length()
 
 
-def _keys(tokens: int, largest: int) -> int:
-    """Return a tile's number of keys: half of the largest where that pads the window clearly less."""
-    half = largest // 2
-    return half if -(-tokens // half) * half < 0.9 * (-(-tokens // largest) * largest) else largest
+def _keys(tokens: int) -> int:
+    """Return a tile's number of keys: 64, or 32 where that pads the window clearly less."""
+    return 32 if -(-tokens // 32) * 32 < 0.9 * (-(-tokens // 64) * 64) else 64
 
 
 def forward(
@@ -83,11 +83,11 @@ def forward(
 ) -> None:
     """Fill `out`."""
     problem = _Problem(query, value, window_size, shift_size)
-    tiles = forward_tiles(*problem.key)
+    tiles = forward_tiles(query.dtype, max(problem.dims), problem.tokens)
     tensors = (query, key, value, out)
     arguments = (query, key, value, launch.parameter(bias), out, *map(launch.strides, tensors), *problem.shape)
-    if problem.is_single:
-        chunks = problem.chunks(8)
+    if tiles.queries >= problem.tokens:
+        chunks = problem.chunks(4)
         programs = chunks * problem.heads
         KERNELS.launch("forward", programs, *arguments, problem.windows, chunks, scale, **problem.constants(tiles))
     else:
@@ -110,10 +110,9 @@ def backward(
     problem = _Problem(query, value, window_size, shift_size)
     inputs = (query, key, value, launch.parameter(bias), grad_out)
     outputs = (grad_query, grad_key, grad_value)
-    if problem.is_single:
-        _single_backward(problem, inputs, outputs, grad_bias, scale)
-    else:
-        _tiled_backward(problem, inputs, outputs, grad_bias, scale)
+    tiles = backward_tiles(query.dtype, max(problem.dims), problem.tokens)
+    run = _single_backward if tiles.queries >= problem.tokens else _tiled_backward
+    run(problem, tiles, inputs, outputs, grad_bias, scale)
 
 
 class _Problem:
@@ -125,8 +124,6 @@ class _Problem:
         self.shift = launch.per_axis(shift_size, 0)
         self.tokens = prod(self.window)
         self.windows = query.shape[0] * prod(self.length) // self.tokens
-        self.key = (query.dtype, max(self.dims), self.tokens)
-        self.is_single = single_tile(*self.key) > 0
         self.shape = (self.length, self.shift, self.heads)
         self.precision, self.multiprocessors = launch.precision(query), launch.multiprocessors(query)
 
@@ -142,7 +139,8 @@ class _Problem:
 
     def constants(self, tiles: Tiles) -> dict[str, launch.Constant]:
         """Return what is compiled into the kernels."""
-        own = {"TILE": tiles.queries} if self.is_single else {"QUERIES": tiles.queries, "KEYS": tiles.keys}
+        is_single = tiles.queries >= self.tokens
+        own = {"TILE": tiles.queries} if is_single else {"QUERIES": tiles.queries, "KEYS": tiles.keys}
         return {
             "WINDOW": self.window,
             "SHIFTED": any(self.shift),
@@ -160,7 +158,7 @@ Outputs: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
 
 def _single_backward(
-    problem: _Problem, inputs: Inputs, outputs: Outputs, grad_bias: Tensor | None, scale: float
+    problem: _Problem, tiles: Tiles, inputs: Inputs, outputs: Outputs, grad_bias: Tensor | None, scale: float
 ) -> None:
     query, key, value, _, grad_out = inputs
     chunks = problem.chunks(2)
@@ -171,18 +169,17 @@ def _single_backward(
         *(*inputs, *outputs, partial),
         *map(launch.strides, (query, key, value, grad_out, *outputs)),
         *(*problem.shape, problem.windows, chunks, scale),
-        **problem.constants(backward_tiles(*problem.key)),
+        **problem.constants(tiles),
     )
     if partial is not None and grad_bias is not None:
         _sum_by_offset(problem, partial, grad_bias, 0)
 
 
 def _tiled_backward(
-    problem: _Problem, inputs: Inputs, outputs: Outputs, grad_bias: Tensor | None, scale: float
+    problem: _Problem, tiles: Tiles, inputs: Inputs, outputs: Outputs, grad_bias: Tensor | None, scale: float
 ) -> None:
     query, key, value, _, grad_out = inputs
     grad_query, grad_key, grad_value = outputs
-    tiles = backward_tiles(*problem.key)
     constants = problem.constants(tiles)
     lse, mean = (_scratch(query, problem.windows, problem.heads, problem.tokens) for _ in range(2))
     strides = [launch.strides(tensor) for tensor in (query, key, value, grad_out)]
@@ -227,12 +224,8 @@ def _sum_by_offset(problem: _Problem, partial: Tensor, grad_bias: Tensor, first_
     heads, chunks = partial.shape[:2]
     rows, entries = 1024, 4
     programs = heads * -(-prod(2 * size - 1 for size in problem.window) // entries)
-    KERNELS.launch(
-        "sum_by_offset",
-        programs,
-        *(partial, grad_bias, first_head, chunks),
-        **{"WINDOW": problem.window, "ROWS": rows, "ENTRIES": entries, "num_warps": 8},
-    )
+    constants: dict[str, launch.Constant] = {"WINDOW": problem.window, "ROWS": rows, "ENTRIES": entries}
+    KERNELS.launch("sum_by_offset", programs, partial, grad_bias, first_head, chunks, **constants, num_warps=8)
 
 
 KERNEL = Kernel(launch.DEVICES, forward, backward, reasons)

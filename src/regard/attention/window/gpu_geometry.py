@@ -29,22 +29,35 @@ def cells_of(tokens, WINDOW: tl.constexpr):
 
 @triton.jit
 def places_of(tokens, first, shift, length, WINDOW: tl.constexpr, SHIFTED: tl.constexpr):
-    """Return the coordinates of a window's tokens in the grid, and the tokens' regions.
+    """Return the coordinates of a window's tokens in the grid."""
+    cells = cells_of(tokens, WINDOW)
+    place_0, place_1, place_2 = first[0] + cells[0], first[1] + cells[1], first[2] + cells[2]
+    if SHIFTED:
+        place_0, place_1, place_2 = place_0 + shift[0], place_1 + shift[1], place_2 + shift[2]
+        place_0 = tl.where(place_0 < length[0], place_0, place_0 - length[0])
+        place_1 = tl.where(place_1 < length[1], place_1, place_1 - length[1])
+        place_2 = tl.where(place_2 < length[2], place_2, place_2 - length[2])
+    return place_0, place_1, place_2
+
+
+@triton.jit
+def regions_of(tokens, first, shift, length, WINDOW: tl.constexpr, SHIFTED: tl.constexpr):
+    """Return the regions of a window's tokens: only tokens of the same region see one another.
 
     A region has a bit per axis: whether the shift has carried the token across the border. Rows of a tile beyond the
     last token have a region of their own.
     """
-    cells = cells_of(tokens, WINDOW)
-    place_0, place_1, place_2 = first[0] + cells[0], first[1] + cells[1], first[2] + cells[2]
     region = tl.where(tokens < WINDOW[0] * WINDOW[1] * WINDOW[2], 0, 8)
     if SHIFTED:
-        place_0, place_1, place_2 = place_0 + shift[0], place_1 + shift[1], place_2 + shift[2]
-        carried_0, carried_1, carried_2 = place_0 >= length[0], place_1 >= length[1], place_2 >= length[2]
-        place_0 = tl.where(carried_0, place_0 - length[0], place_0)
-        place_1 = tl.where(carried_1, place_1 - length[1], place_1)
-        place_2 = tl.where(carried_2, place_2 - length[2], place_2)
-        region += carried_0.to(tl.int32) * 4 + carried_1.to(tl.int32) * 2 + carried_2.to(tl.int32)
-    return (place_0, place_1, place_2), region
+        cells = cells_of(tokens, WINDOW)
+        region += (cells[0] >= WINDOW[0] - shift[0]).to(tl.int32) * 4
+        region += (cells[1] >= WINDOW[1] - shift[1]).to(tl.int32) * 2
+        region += (cells[2] >= WINDOW[2] - shift[2]).to(tl.int32)
+        border = (first[0] + WINDOW[0] >= length[0]).to(tl.int32) * 4  # only the last windows have carried tokens
+        border += (first[1] + WINDOW[1] >= length[1]).to(tl.int32) * 2
+        border += (first[2] + WINDOW[2] >= length[2]).to(tl.int32)
+        region = region & (border + 8)
+    return region
 
 
 @triton.jit
@@ -71,7 +84,7 @@ def store_tokens(pointer, strides, batch, head, places, inside, first, second, S
 
 @triton.jit
 def load_bias(bias, head, queries, keys, WINDOW: tl.constexpr):
-    """Load the bias of pairs of tokens, in units of the exponent of 2; 0 beyond the last token.
+    """Load the bias of pairs of tokens, in units of the exponent of 2; any values beyond the last token.
 
     Args:
         bias: the table, contiguous float32.
@@ -81,14 +94,13 @@ def load_bias(bias, head, queries, keys, WINDOW: tl.constexpr):
         WINDOW: tokens per axis.
     """
     entries: tl.constexpr = (2 * WINDOW[0] - 1) * (2 * WINDOW[1] - 1) * (2 * WINDOW[2] - 1)
-    tokens: tl.constexpr = WINDOW[0] * WINDOW[1] * WINDOW[2]
-    places = entries // 2 + _flat(keys, WINDOW) - _flat(queries, WINDOW)
-    return tl.load(bias + head * entries + places, mask=(queries < tokens) & (keys < tokens), other=0.0) * LOG2_E
+    return tl.load(bias + (head * entries + entries // 2) + (_flat(keys, WINDOW) - _flat(queries, WINDOW))) * LOG2_E
 
 
 @triton.jit
 def _flat(tokens, WINDOW: tl.constexpr):
     """Return numbers whose difference, key minus query, is the place in a head's bias table relative to its center."""
+    tokens = tl.minimum(tokens, WINDOW[0] * WINDOW[1] * WINDOW[2] - 1)
     cells = cells_of(tokens, WINDOW)
     return (cells[0] * (2 * WINDOW[1] - 1) + cells[1]) * (2 * WINDOW[2] - 1) + cells[2]
 

@@ -1,7 +1,7 @@
 """The GPU kernels of window attention for windows that fit one tile, in Triton, and the sum of the bias' gradient.
 
-A program works on one head in a chunk of windows. It loads the head's bias once, and adds up the gradients of the head's
-logits in registers. Programs of the heads of a window are adjacent, since their tokens share cache lines.
+A program works on one head in a chunk of windows. It loads the head's bias once, and adds up the gradients of the
+head's logits in registers. Programs of the heads of a window are adjacent, since their tokens share cache lines.
 """
 
 import triton
@@ -13,6 +13,7 @@ from regard.attention.window.gpu_geometry import (
     load_tokens,
     logits_of,
     places_of,
+    regions_of,
     store_tokens,
     window_at,
 )
@@ -53,12 +54,13 @@ def forward(
         biases = load_bias(bias, head, tokens[:, None], tokens[None, :], WINDOW)
     for turn in range(tl.cdiv(windows - chunk, chunks)):
         batch, first = window_at(chunk + turn * chunks, length, WINDOW)
-        places, region = places_of(tokens, first, shift, length, WINDOW, SHIFTED)
+        places = places_of(tokens, first, shift, length, WINDOW, SHIFTED)
         q = load_tokens(query, query_strides, batch, head, places, inside, SIZES)
         k = load_tokens(key, key_strides, batch, head, places, inside, SIZES)
         v = load_tokens(value, value_strides, batch, head, places, inside, VALUE_SIZES)
         seen = None
         if SHIFTED or TILE > TOKENS:
+            region = regions_of(tokens, first, shift, length, WINDOW, SHIFTED)
             seen = region[:, None] == region[None, :]
         logits = logits_of(q, k, biases, seen, scale, SIZES[2], PRECISION)
         weights = tl.exp2(logits - tl.max(logits, 1)[:, None])
@@ -110,13 +112,14 @@ def backward(
         totals = tl.zeros([TILE, TILE], tl.float32)
     for turn in range(tl.cdiv(windows - chunk, chunks)):
         batch, first = window_at(chunk + turn * chunks, length, WINDOW)
-        places, region = places_of(tokens, first, shift, length, WINDOW, SHIFTED)
+        places = places_of(tokens, first, shift, length, WINDOW, SHIFTED)
         q = load_tokens(query, query_strides, batch, head, places, inside, SIZES)
         k = load_tokens(key, key_strides, batch, head, places, inside, SIZES)
         v = load_tokens(value, value_strides, batch, head, places, inside, VALUE_SIZES)
         g = load_tokens(grad_out, grad_out_strides, batch, head, places, inside, VALUE_SIZES)
         seen = None
         if SHIFTED or TILE > TOKENS:
+            region = regions_of(tokens, first, shift, length, WINDOW, SHIFTED)
             seen = region[:, None] == region[None, :]
         logits = logits_of(q, k, biases, seen, scale, SIZES[2], PRECISION)
         weights = tl.exp2(logits - tl.max(logits, 1)[:, None])

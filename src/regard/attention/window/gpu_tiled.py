@@ -1,8 +1,8 @@
 """The GPU kernels of window attention for windows of several tiles, in Triton.
 
-A tile of queries meets the tiles of keys of its window one after another. Programs of the heads of a window are adjacent,
-since their tokens share cache lines. The gradient of the bias has a pass of its own, whose programs add up the gradients
-of the logits of a pair of tiles over a chunk of windows.
+A tile of queries meets the tiles of keys of its window one after another. Programs of the heads of a window are
+adjacent, since their tokens share cache lines. The gradient of the bias has a pass of its own, whose programs add up
+the gradients of the logits of a pair of tiles over a chunk of windows.
 """
 
 import triton
@@ -13,6 +13,7 @@ from regard.attention.window.gpu_geometry import (
     load_tokens,
     logits_of,
     places_of,
+    regions_of,
     store_tokens,
     window_at,
 )
@@ -52,9 +53,9 @@ def _finite(largest):
 
 
 @triton.jit
-def _grads_of(weights, products, mean, seen):
-    """Return the gradients of logits: of pairs that see one another, weights times what their own gradients differ by."""
-    grads = weights * (products - mean)
+def _grads_of(weights, grads, mean, seen):
+    """Return the gradients of the logits, from those of the weights and their weighted mean per query."""
+    grads = weights * (grads - mean)
     if seen is not None:
         grads = tl.where(seen, grads, 0.0)
     return grads
@@ -89,14 +90,16 @@ def forward(
     head, window, queries = _tile_of(tl.program_id(0), heads, WINDOW, QUERIES)
     inside = queries < TOKENS
     batch, first = window_at(window, length, WINDOW)
-    query_places, query_region = places_of(queries, first, shift, length, WINDOW, SHIFTED)
+    query_places = places_of(queries, first, shift, length, WINDOW, SHIFTED)
+    query_region = regions_of(queries, first, shift, length, WINDOW, SHIFTED)
     q = load_tokens(query, query_strides, batch, head, query_places, inside, SIZES)
     largest = tl.full([QUERIES], float("-inf"), tl.float32)
     total = tl.zeros([QUERIES], tl.float32)
     o, o_rest = zero_rows(QUERIES, VALUE_SIZES[1], VALUE_SIZES[2])
     for start in range(0, TOKENS, KEYS):
         keys = start + tl.arange(0, KEYS)
-        places, region = places_of(keys, first, shift, length, WINDOW, SHIFTED)
+        places = places_of(keys, first, shift, length, WINDOW, SHIFTED)
+        region = regions_of(keys, first, shift, length, WINDOW, SHIFTED)
         k = load_tokens(key, key_strides, batch, head, places, keys < TOKENS, SIZES)
         v = load_tokens(value, value_strides, batch, head, places, keys < TOKENS, VALUE_SIZES)
         biases = _biases(bias, head, queries[:, None], keys[None, :], WINDOW)
@@ -147,7 +150,8 @@ def backward_queries(
     head, window, queries = _tile_of(tl.program_id(0), heads, WINDOW, QUERIES)
     inside = queries < TOKENS
     batch, first = window_at(window, length, WINDOW)
-    query_places, query_region = places_of(queries, first, shift, length, WINDOW, SHIFTED)
+    query_places = places_of(queries, first, shift, length, WINDOW, SHIFTED)
+    query_region = regions_of(queries, first, shift, length, WINDOW, SHIFTED)
     q = load_tokens(query, query_strides, batch, head, query_places, inside, SIZES)
     g = load_tokens(grad_out, grad_out_strides, batch, head, query_places, inside, VALUE_SIZES)
     largest = tl.full([QUERIES], float("-inf"), tl.float32)
@@ -155,7 +159,8 @@ def backward_queries(
     products = tl.zeros([QUERIES], tl.float32)
     for start in range(0, TOKENS, KEYS):
         keys = start + tl.arange(0, KEYS)
-        places, region = places_of(keys, first, shift, length, WINDOW, SHIFTED)
+        places = places_of(keys, first, shift, length, WINDOW, SHIFTED)
+        region = regions_of(keys, first, shift, length, WINDOW, SHIFTED)
         k = load_tokens(key, key_strides, batch, head, places, keys < TOKENS, SIZES)
         v = load_tokens(value, value_strides, batch, head, places, keys < TOKENS, VALUE_SIZES)
         biases = _biases(bias, head, queries[:, None], keys[None, :], WINDOW)
@@ -176,7 +181,8 @@ def backward_queries(
     d, d_rest = zero_rows(QUERIES, SIZES[1], SIZES[2])
     for start in range(0, TOKENS, KEYS):
         keys = start + tl.arange(0, KEYS)
-        places, region = places_of(keys, first, shift, length, WINDOW, SHIFTED)
+        places = places_of(keys, first, shift, length, WINDOW, SHIFTED)
+        region = regions_of(keys, first, shift, length, WINDOW, SHIFTED)
         k = load_tokens(key, key_strides, batch, head, places, keys < TOKENS, SIZES)
         v = load_tokens(value, value_strides, batch, head, places, keys < TOKENS, VALUE_SIZES)
         biases, seen = _biases(bias, head, queries[:, None], keys[None, :], WINDOW), _seen(query_region, region, MASKED)
@@ -222,7 +228,8 @@ def backward_keys(
     head, window, keys = _tile_of(tl.program_id(0), heads, WINDOW, KEYS)
     inside = keys < TOKENS
     batch, first = window_at(window, length, WINDOW)
-    key_places, key_region = places_of(keys, first, shift, length, WINDOW, SHIFTED)
+    key_places = places_of(keys, first, shift, length, WINDOW, SHIFTED)
+    key_region = regions_of(keys, first, shift, length, WINDOW, SHIFTED)
     k = load_tokens(key, key_strides, batch, head, key_places, inside, SIZES)
     v = load_tokens(value, value_strides, batch, head, key_places, inside, VALUE_SIZES)
     lse += (window.to(tl.int64) * heads + head) * TOKENS
@@ -231,7 +238,8 @@ def backward_keys(
     dv, dv_rest = zero_rows(KEYS, VALUE_SIZES[1], VALUE_SIZES[2])
     for start in range(0, TOKENS, QUERIES):
         queries = start + tl.arange(0, QUERIES)
-        places, region = places_of(queries, first, shift, length, WINDOW, SHIFTED)
+        places = places_of(queries, first, shift, length, WINDOW, SHIFTED)
+        region = regions_of(queries, first, shift, length, WINDOW, SHIFTED)
         q = load_tokens(query, query_strides, batch, head, places, queries < TOKENS, SIZES)
         g = load_tokens(grad_out, grad_out_strides, batch, head, places, queries < TOKENS, VALUE_SIZES)
         log_sum = tl.load(lse + queries, mask=queries < TOKENS, other=0.0)
@@ -288,10 +296,12 @@ def backward_logits(
     for turn in range(tl.cdiv(windows - chunk, chunks)):
         window = chunk + turn * chunks
         batch, first = window_at(window, length, WINDOW)
-        places, query_region = places_of(queries, first, shift, length, WINDOW, SHIFTED)
+        places = places_of(queries, first, shift, length, WINDOW, SHIFTED)
+        query_region = regions_of(queries, first, shift, length, WINDOW, SHIFTED)
         q = load_tokens(query, query_strides, batch, head, places, queries < TOKENS, SIZES)
         g = load_tokens(grad_out, grad_out_strides, batch, head, places, queries < TOKENS, VALUE_SIZES)
-        places, region = places_of(keys, first, shift, length, WINDOW, SHIFTED)
+        places = places_of(keys, first, shift, length, WINDOW, SHIFTED)
+        region = regions_of(keys, first, shift, length, WINDOW, SHIFTED)
         k = load_tokens(key, key_strides, batch, head, places, keys < TOKENS, SIZES)
         v = load_tokens(value, value_strides, batch, head, places, keys < TOKENS, VALUE_SIZES)
         rows = (window.to(tl.int64) * heads + head) * TOKENS + queries
