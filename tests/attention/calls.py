@@ -11,9 +11,9 @@ from .oracle import truth_of
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
-def has_kernel(mechanism, sample, device="cpu"):
+def has_kernel(mechanism, sample, device="cpu", dtype=torch.float32):
     """Whether a fused kernel serves a sample on a device."""
-    return not mechanism.unsupported_reasons(**sample.tensors(device=device), **sample.options)
+    return not mechanism.unsupported_reasons(**sample.tensors(dtype, device), **sample.options)
 
 
 def parameters(samples=lambda mechanism: mechanism.samples, mechanisms=MECHANISMS):
@@ -25,14 +25,14 @@ def parameters(samples=lambda mechanism: mechanism.samples, mechanisms=MECHANISM
     ]
 
 
-def on_backends(calls, backends=("reference", "fused")):
-    """(mechanism, sample, backend, device): the reference everywhere, kernels where they serve."""
+def on_backends(calls, backends=("reference", "fused"), dtype=torch.float32):
+    """(mechanism, sample, backend, device): the reference everywhere, kernels where they serve a dtype."""
     return [
         pytest.param(*call.values, backend, device, id=f"{call.id}-{backend}-{device}")
         for call in calls
         for device in DEVICES
         for backend in backends
-        if backend == "reference" or has_kernel(*call.values, device)
+        if backend == "reference" or has_kernel(*call.values, device, dtype)
     ]
 
 

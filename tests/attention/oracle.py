@@ -18,7 +18,7 @@ def run_with_gradients(mechanism, sample, tensors, backend="reference"):
     tensors = {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
     outputs = leaves(run(mechanism, sample, tensors, backend))
     generator = torch.Generator().manual_seed(99)
-    grads = [torch.randn(one.shape, generator=generator, dtype=torch.float64).to(one.dtype) for one in outputs]
+    grads = [torch.randn(one.shape, generator=generator, dtype=torch.float64).to(one) for one in outputs]
     return *(one.detach() for one in outputs), *torch.autograd.grad(outputs, list(tensors.values()), grads)
 
 

@@ -99,7 +99,9 @@ def test_what_is_singular():
     assert singular == {"efficient_additive-scale_0"}
 
 
-@pytest.mark.parametrize(("mechanism", "sample", "backend", "device"), on_backends(parameters(smallest)))
+@pytest.mark.parametrize(
+    ("mechanism", "sample", "backend", "device"), on_backends(parameters(smallest), dtype=torch.float64)
+)
 def test_second_derivatives(mechanism, sample, backend, device):
     tensors = {name: tensor.requires_grad_() for name, tensor in sample.tensors(torch.float64, device).items()}
 
@@ -133,7 +135,7 @@ def test_third_derivatives(mechanism):
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")  # PyTorch's own, of its own kernel
-@pytest.mark.parametrize(("mechanism", "sample", "backend", "device"), on_backends(parameters()))
+@pytest.mark.parametrize(("mechanism", "sample", "backend", "device"), on_backends(parameters(), dtype=torch.float64))
 def test_vmap(mechanism, sample, backend, device):
     """Every tensor mapped alone, then all at once, over axes that are not the first. float64 rounds little."""
     if "batch_0" in sample.name:

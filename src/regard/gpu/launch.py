@@ -13,7 +13,8 @@ from torch import Tensor
 DEVICES = ("cuda", "xpu")  # the device types that Triton serves; PyTorch's name for AMD's GPUs is "cuda" too
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_HEAD_DIM = 256
-OLDEST = (8, 0)  # the compute capability from which Triton supports NVIDIA's GPUs
+OLDEST = 8  # the major compute capability from which Triton supports NVIDIA's GPUs
+HAS_TRITON = find_spec("triton") is not None
 
 Argument: TypeAlias = "Tensor | int | float | None | Sequence[int]"
 Constant: TypeAlias = "int | bool | str | tuple[int, ...] | tuple[bool, ...]"
@@ -22,14 +23,14 @@ Constant: TypeAlias = "int | bool | str | tuple[int, ...] | tuple[bool, ...]"
 def reasons(tensor: Tensor) -> list[str]:
     """Return the reasons why no Triton kernel can run on a tensor like this; empty if one can."""
     found = []
-    if find_spec("triton") is None:
+    if not HAS_TRITON:
         found.append("Triton is not installed; install it with: pip install triton")
     if tensor.dtype not in DTYPES:
         found.append(f"the GPU kernels serve float32, bfloat16 and float16, not {tensor.dtype}")
     if tensor.device.type == "cuda" and not torch.version.hip:
-        capability = torch.cuda.get_device_capability(tensor.device)
-        if capability < OLDEST:
-            found.append(f"Triton needs compute capability {OLDEST[0]}.{OLDEST[1]}, and this GPU has {capability}")
+        major = torch.cuda.get_device_properties(tensor.device).major
+        if major < OLDEST:
+            found.append(f"Triton needs compute capability {OLDEST}.0, and this GPU's is {major}.x")
     return found
 
 
@@ -74,7 +75,7 @@ class Kernels:
             return
         key = (name, tensor.device, *map(_form, given), *constants.values())
         compiled, rest = self._compiled.get(key, (None, ()))
-        with torch.get_device_module(tensor.device).device_of(tensor):
+        with getattr(torch, tensor.device.type).device_of(tensor):
             if compiled is not None:
                 compiled[(programs, 1, 1)](*given, *rest)
                 return

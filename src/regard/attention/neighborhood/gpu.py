@@ -39,8 +39,8 @@ def forward(
     scale: float,
 ) -> None:
     """Fill the output and the statistics: the largest logit and the logarithm of the sum relative to it, to base 2."""
-    divided = _plan(True, query, key, value, kernel_size, dilation, stride, is_causal)
-    table = None if bias is None else bias.contiguous()
+    divided = _plan(True, query, key, value, kernel_size, dilation, stride, is_causal, bias)
+    table = _expand(divided, bias, keys_in_rows=False)
     KERNELS.launch(
         "forward",
         divided.query_tiles,
@@ -71,8 +71,8 @@ def backward(
 ) -> None:
     """Fill the gradients of query, key, value and bias."""
     grad_query, grad_key, grad_value, *_, grad_bias, _ = grads
-    divided = _plan(False, query, key, value, kernel_size, dilation, stride, is_causal)
-    table = None if bias is None else bias.contiguous()
+    divided = _plan(False, query, key, value, kernel_size, dilation, stride, is_causal, bias)
+    by_query, by_key = (_expand(divided, bias, keys_in_rows=rows) for rows in (False, True))
     delta, heads = torch.empty_like(largest), query.shape[-2]
     of_query, of_key, of_value, of_out, of_grad, of_grad_query, of_grad_key, of_grad_value, of_statistics = map(
         launch.strides, (query, key, value, out, grad_out, *grads[:3], largest.unsqueeze(-1))
@@ -80,7 +80,7 @@ def backward(
     KERNELS.launch(
         "backward_queries",
         divided.query_tiles,
-        *(query, key, value, table, out, largest, log_total, grad_out, grad_query, delta),
+        *(query, key, value, by_query, out, largest, log_total, grad_out, grad_query, delta),
         *(of_query, of_key, of_value, of_out, of_grad, of_grad_query, of_statistics),
         *divided.arguments,
         heads,
@@ -90,15 +90,15 @@ def backward(
     KERNELS.launch(
         "backward_keys",
         divided.key_tiles,
-        *(query, key, value, table, largest, log_total, delta, grad_out, grad_key, grad_value),
+        *(query, key, value, by_key, largest, log_total, delta, grad_out, grad_key, grad_value),
         *(of_query, of_key, of_value, of_grad, of_grad_key, of_grad_value, of_statistics),
         *divided.arguments,
         heads,
         scale,
         **divided.constants,
     )
-    if table is not None:
-        tensors = (query, key, value, table, largest, log_total, delta, grad_out)
+    if bias is not None:
+        tensors = (query, key, value, bias.contiguous(), largest, log_total, delta, grad_out)
         _fill_grad_bias(divided, grad_bias, tensors, (of_query, of_key, of_value, of_grad, of_statistics), scale)
 
 
@@ -111,10 +111,22 @@ def _plan(
     dilation: Sequence[int],
     stride: Sequence[int],
     is_causal: Sequence[bool],
+    bias: Tensor | None,
 ) -> Plan:
     kinds = query.dtype, launch.precision(query), launch.is_large(query, key, value)
     window = tuple(kernel_size), tuple(dilation), tuple(stride), tuple(is_causal)
-    return plan(Problem(is_forward, query.shape, value.shape[-1], *kinds, *window))
+    return plan(Problem(is_forward, query.shape, value.shape[-1], bias is not None, *kinds, *window))
+
+
+def _expand(divided: Plan, bias: Tensor | None, *, keys_in_rows: bool) -> Tensor | None:
+    """Lay the relative table out by tiles of pairs, so that a kernel loads it as it loads keys; if that is small."""
+    if bias is None or not divided.expanded:
+        return None if bias is None else bias.contiguous()
+    tiles = bias.shape[0] * divided.expanded
+    expanded = bias.new_empty(tiles * divided.pairs)
+    constants = {name: divided.constants[name] for name in ("KERNEL", "TILE", "KEYS", "PLACES", "STEP", "FIRST")}
+    BIAS_KERNELS.launch("expand_bias", tiles, bias.contiguous(), expanded, **constants, KEYS_IN_ROWS=keys_in_rows)
+    return expanded
 
 
 def _fill_grad_bias(

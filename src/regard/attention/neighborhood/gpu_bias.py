@@ -1,4 +1,4 @@
-"""The GPU kernels of the gradient of neighborhood attention's bias, in Triton.
+"""The GPU kernels of neighborhood attention's bias, in Triton: its layout for the other kernels, and its gradient.
 
 A tile of keys has a fixed number of places around a tile of queries. At one place, the same element of the tile of pairs
 has the same entry of the table wherever the queries are. So a program adds up the logits' gradients of one place over many
@@ -13,6 +13,7 @@ from regard.attention.neighborhood.gpu_geometry import (
     flat,
     in_columns,
     in_rows,
+    in_table,
     keys_of,
     load_bias,
     members_of,
@@ -25,6 +26,41 @@ from regard.attention.neighborhood.gpu_geometry import (
 )
 from regard.attention.neighborhood.gpu_kernels import LOG2_E, weights_and_gradients
 from regard.gpu.tiles import load_rows, row_products
+
+
+@triton.jit
+def expand_bias(
+    bias,
+    expanded,
+    KERNEL: tl.constexpr,
+    TILE: tl.constexpr,
+    KEYS: tl.constexpr,
+    PLACES: tl.constexpr,
+    STEP: tl.constexpr,
+    FIRST: tl.constexpr,
+    KEYS_IN_ROWS: tl.constexpr,
+):
+    """Fill one tile of `expanded`, `[heads, places, queries, keys]` or `[..., keys, queries]`; 0 where no entry is."""
+    program = tl.program_id(0)
+    head, place = program // (PLACES[0] * PLACES[1] * PLACES[2]), program % (PLACES[0] * PLACES[1] * PLACES[2])
+    ahead_0 = FIRST[0] + place // (PLACES[1] * PLACES[2]) * STEP[0]
+    ahead_1 = FIRST[1] + place // PLACES[2] % PLACES[1] * STEP[1]
+    ahead_2 = FIRST[2] + place % PLACES[2] * STEP[2]
+    queries, keys = tile_members((0, 0, 0), TILE), tile_members((ahead_0, ahead_1, ahead_2), KEYS)
+    query_place, key_place = flat(queries, KERNEL), flat(keys, KERNEL)
+    if KEYS_IN_ROWS:
+        key_place, query_place = key_place[:, None], query_place[None, :]
+        near = in_table(in_rows(keys), in_columns(queries), KERNEL)
+    else:
+        key_place, query_place = key_place[None, :], query_place[:, None]
+        near = in_table(in_columns(keys), in_rows(queries), KERNEL)
+    center: tl.constexpr = ((KERNEL[0] - 1) * (2 * KERNEL[1] - 1) + KERNEL[1] - 1) * (2 * KERNEL[2] - 1) + KERNEL[2] - 1
+    entries: tl.constexpr = (2 * KERNEL[0] - 1) * (2 * KERNEL[1] - 1) * (2 * KERNEL[2] - 1)
+    loaded = tl.load(bias + (head * entries + center) + (key_place - query_place), mask=near, other=0.0)
+    ROWS: tl.constexpr = near.shape[0]
+    COLUMNS: tl.constexpr = near.shape[1]
+    expanded += program.to(tl.int64) * (ROWS * COLUMNS)
+    tl.store(expanded + tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :], loaded)
 
 
 @triton.jit
@@ -65,6 +101,11 @@ def gradients_by_place(
     VALUE_REST: tl.constexpr,
     PRECISION: tl.constexpr,
     LARGE: tl.constexpr,
+    EXPANDED: tl.constexpr,
+    LEAD: tl.constexpr,
+    PLACES: tl.constexpr,
+    STEP: tl.constexpr,
+    FIRST: tl.constexpr,
 ):
     """Fill one tile of `partial`, `[heads, places, chunks, queries, keys]`: one head and place, each chunk-th tile."""
     program = tl.program_id(0)
@@ -76,9 +117,12 @@ def gradients_by_place(
 
     ROWS: tl.constexpr = TILE[0] * TILE[1] * TILE[2]
     COLUMNS: tl.constexpr = KEYS[0] * KEYS[1] * KEYS[2]
+    at_rows, at_columns = tile_members((0, 0, 0), TILE), tile_members((ahead_0, ahead_1, ahead_2), KEYS)
+    near = in_table(in_columns(at_columns), in_rows(at_rows), KERNEL)
+    own_bias = load_bias(bias, head, flat(at_columns, KERNEL)[None, :], flat(at_rows, KERNEL)[:, None], near, KERNEL)
     sums = tl.zeros([ROWS, COLUMNS], tl.float32)
     for tile in range(chunk, tiles, chunks):
-        batch, _head, groups, first = unravel(tile, 1, length, dilation, TILE)
+        batch, _head, groups, first = unravel(tile, 1, length, dilation, TILE, (0, 0, 0))
         members = members_of(groups, length, dilation)
         low, high = keys_of(first, members, TILE, KERNEL, STRIDE, CAUSAL)
         start_0, start_1, start_2 = first[0] + ahead_0, first[1] + ahead_1, first[2] + ahead_2
@@ -89,7 +133,7 @@ def gradients_by_place(
             rows = tile_members(first, TILE)
             columns = tile_members((start_0, start_1, start_2), KEYS)
             there = exist(rows, members)
-            here = exist(columns, members) & (columns[0] >= 0) & (columns[1] >= 0) & (columns[2] >= 0)
+            here = exist(columns, members)
             offsets = origin(batch, head, query_strides) + row_offsets(rows, groups, dilation, query_strides, LARGE)
             q, q_rest = load_rows(query, offsets, there, query_strides[5], DIM, WIDTH, REST)
             offsets = origin(batch, head, key_strides) + row_offsets(columns, groups, dilation, key_strides, LARGE)
@@ -105,8 +149,7 @@ def gradients_by_place(
             starts, widths = windows_of(rows, members, KERNEL, STRIDE, CAUSAL)
             visible = seen(in_columns(columns), in_rows(starts), in_rows(widths), RANK)
             logits = row_products(q, q_rest, k, k_rest, REST, PRECISION) * (scale * LOG2_E)
-            key_place, query_place = flat(columns, KERNEL)[None, :], flat(rows, KERNEL)[:, None]
-            logits += load_bias(bias, head, key_place, query_place, visible, KERNEL)
+            logits += own_bias
             grad_weights = row_products(g, g_rest, v, v_rest, VALUE_REST, PRECISION)
             _weights, grad_logits = weights_and_gradients(
                 logits, largest, log_sum, grad_weights, row_delta, visible

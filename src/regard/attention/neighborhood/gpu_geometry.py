@@ -10,14 +10,17 @@ import triton.language as tl
 
 
 @triton.jit
-def unravel(program, heads, length, dilation, TILE: tl.constexpr):
-    """Return batch, head, groups and first members of the tile that a program works on; tiles of a head are adjacent."""
-    tiles_2 = tl.cdiv(tl.cdiv(length[2], dilation[2]), TILE[2])
-    tiles_1 = tl.cdiv(tl.cdiv(length[1], dilation[1]), TILE[1])
-    tiles_0 = tl.cdiv(tl.cdiv(length[0], dilation[0]), TILE[0])
-    first_2, rest = program % tiles_2 * TILE[2], program // tiles_2
-    first_1, rest = rest % tiles_1 * TILE[1], rest // tiles_1
-    first_0, rest = rest % tiles_0 * TILE[0], rest // tiles_0
+def unravel(program, heads, length, dilation, TILE: tl.constexpr, LEAD: tl.constexpr):
+    """Return batch, head, groups and first members of the tile that a program works on; tiles of a head are adjacent.
+
+    The first tile of an axis starts `LEAD` members before the axis does.
+    """
+    tiles_2 = tl.cdiv(tl.cdiv(length[2], dilation[2]) + LEAD[2], TILE[2])
+    tiles_1 = tl.cdiv(tl.cdiv(length[1], dilation[1]) + LEAD[1], TILE[1])
+    tiles_0 = tl.cdiv(tl.cdiv(length[0], dilation[0]) + LEAD[0], TILE[0])
+    first_2, rest = program % tiles_2 * TILE[2] - LEAD[2], program // tiles_2
+    first_1, rest = rest % tiles_1 * TILE[1] - LEAD[1], rest // tiles_1
+    first_0, rest = rest % tiles_0 * TILE[0] - LEAD[0], rest // tiles_0
     group_2, rest = rest % dilation[2], rest // dilation[2]
     group_1, rest = rest % dilation[1], rest // dilation[1]
     group_0, rest = rest % dilation[0], rest // dilation[0]
@@ -48,7 +51,8 @@ def tile_members(first, TILE: tl.constexpr):
 @triton.jit
 def exist(rows, members):
     """Return which rows are members of their groups."""
-    return (rows[0] < members[0]) & (rows[1] < members[1]) & (rows[2] < members[2])
+    there = (rows[0] >= 0) & (rows[1] >= 0) & (rows[2] >= 0)
+    return there & (rows[0] < members[0]) & (rows[1] < members[1]) & (rows[2] < members[2])
 
 
 @triton.jit
@@ -154,9 +158,9 @@ def queries_of(first, members, KEYS: tl.constexpr, KERNEL: tl.constexpr, STRIDE:
     last_1 = tl.minimum(first[1] + KEYS[1], members[1]) - 1
     last_2 = tl.minimum(first[2] + KEYS[2], members[2]) - 1
     low = (
-        _first_query(first[0], members[0], KERNEL[0], STRIDE[0], CAUSAL[0]),
-        _first_query(first[1], members[1], KERNEL[1], STRIDE[1], CAUSAL[1]),
-        _first_query(first[2], members[2], KERNEL[2], STRIDE[2], CAUSAL[2]),
+        _first_query(tl.maximum(first[0], 0), members[0], KERNEL[0], STRIDE[0], CAUSAL[0]),
+        _first_query(tl.maximum(first[1], 0), members[1], KERNEL[1], STRIDE[1], CAUSAL[1]),
+        _first_query(tl.maximum(first[2], 0), members[2], KERNEL[2], STRIDE[2], CAUSAL[2]),
     )
     high = (
         _last_query(last_0, members[0], KERNEL[0], STRIDE[0], CAUSAL[0]),
@@ -173,6 +177,16 @@ def tiles_between(low, high, TILE: tl.constexpr):
         tl.cdiv(high[0] - low[0] + 1, TILE[0]),
         tl.cdiv(high[1] - low[1] + 1, TILE[1]),
         tl.cdiv(high[2] - low[2] + 1, TILE[2]),
+    )
+
+
+@triton.jit
+def aligned(low, TILE: tl.constexpr, LEAD: tl.constexpr):
+    """Return the members at which tiles start that begin `LEAD` before the axes do, at or before `low`."""
+    return (
+        (low[0] + LEAD[0]) // TILE[0] * TILE[0] - LEAD[0],
+        (low[1] + LEAD[1]) // TILE[1] * TILE[1] - LEAD[1],
+        (low[2] + LEAD[2]) // TILE[2] * TILE[2] - LEAD[2],
     )
 
 
@@ -253,4 +267,36 @@ def load_bias(bias, head, keys, queries, visible, KERNEL: tl.constexpr):
     center: tl.constexpr = ((KERNEL[0] - 1) * (2 * KERNEL[1] - 1) + KERNEL[1] - 1) * (2 * KERNEL[2] - 1) + KERNEL[2] - 1
     entries: tl.constexpr = (2 * KERNEL[0] - 1) * (2 * KERNEL[1] - 1) * (2 * KERNEL[2] - 1)
     loaded = tl.load(bias + (head * entries + center) + (keys - queries), mask=visible, other=0.0)
+    return loaded.to(tl.float32) * 1.4426950408889634
+
+
+@triton.jit
+def in_table(keys, queries, KERNEL: tl.constexpr):
+    """Return which pairs have an entry in the relative table; members of keys and queries are laid out to broadcast."""
+    near = (tl.abs(keys[0] - queries[0]) < KERNEL[0]) & (tl.abs(keys[1] - queries[1]) < KERNEL[1])
+    return near & (tl.abs(keys[2] - queries[2]) < KERNEL[2])
+
+
+@triton.jit
+def load_expanded(
+    expanded,
+    head,
+    keys,
+    queries,
+    PLACES: tl.constexpr,
+    STEP: tl.constexpr,
+    FIRST: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Load the bias of the tile of keys and the tile of queries that start at these members, as `expand_bias` wrote it.
+
+    It is in units of the exponent of 2, `[ROWS, COLUMNS]`.
+    """
+    place = (keys[0] - queries[0] - FIRST[0]) // STEP[0]
+    place = place * PLACES[1] + (keys[1] - queries[1] - FIRST[1]) // STEP[1]
+    place = place * PLACES[2] + (keys[2] - queries[2] - FIRST[2]) // STEP[2]
+    tile = head * (PLACES[0] * PLACES[1] * PLACES[2]) + place
+    element = tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    loaded = tl.load(expanded + tile.to(tl.int64) * (ROWS * COLUMNS) + element)
     return loaded.to(tl.float32) * 1.4426950408889634

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from regard.attention.neighborhood.gpu_geometry import (
+    aligned,
     all_seen,
     common_keys,
     exist,
@@ -17,6 +18,7 @@ from regard.attention.neighborhood.gpu_geometry import (
     in_rows,
     keys_of,
     load_bias,
+    load_expanded,
     members_of,
     origin,
     queries_of,
@@ -66,9 +68,14 @@ def forward(
     VALUE_REST: tl.constexpr,
     PRECISION: tl.constexpr,
     LARGE: tl.constexpr,
+    EXPANDED: tl.constexpr,
+    LEAD: tl.constexpr,
+    PLACES: tl.constexpr,
+    STEP: tl.constexpr,
+    FIRST: tl.constexpr,
 ):
     """Fill the output and the statistics of one tile of queries; logits are in units of the exponent of 2."""
-    batch, head, groups, first = unravel(tl.program_id(0), heads, length, dilation, TILE)
+    batch, head, groups, first = unravel(tl.program_id(0), heads, length, dilation, TILE, (0, 0, 0))
     members = members_of(groups, length, dilation)
     query += origin(batch, head, query_strides)
     key += origin(batch, head, key_strides)
@@ -81,8 +88,11 @@ def forward(
     starts, widths, query_place = in_rows(starts), in_rows(widths), flat(rows, KERNEL)[:, None]
     low, high = keys_of(first, members, TILE, KERNEL, STRIDE, CAUSAL)
     common_low, common_high = common_keys(first, members, TILE, KERNEL, STRIDE, CAUSAL)
+    if EXPANDED:
+        low = aligned(low, KEYS, LEAD)
     tiles = tiles_between(low, high, KEYS)
 
+    COLUMNS: tl.constexpr = KEYS[0] * KEYS[1] * KEYS[2]
     ROWS: tl.constexpr = TILE[0] * TILE[1] * TILE[2]
     largest = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
@@ -96,7 +106,10 @@ def forward(
         logits = row_products(q, q_rest, k, k_rest, REST, PRECISION) * (scale * LOG2_E)
         if bias is not None:
             visible = seen(in_columns(columns), starts, widths, RANK)
-            logits += load_bias(bias, head, flat(columns, KERNEL)[None, :], query_place, visible, KERNEL)
+            if EXPANDED:
+                logits += load_expanded(bias, head, start, first, PLACES, STEP, FIRST, ROWS, COLUMNS)
+            else:
+                logits += load_bias(bias, head, flat(columns, KERNEL)[None, :], query_place, visible, KERNEL)
             logits = tl.where(visible, logits, float("-inf"))
         elif CAN_BE_WHOLE:
             if not all_seen(start, common_low, common_high, KEYS, RANK):
@@ -197,9 +210,14 @@ def backward_queries(
     VALUE_REST: tl.constexpr,
     PRECISION: tl.constexpr,
     LARGE: tl.constexpr,
+    EXPANDED: tl.constexpr,
+    LEAD: tl.constexpr,
+    PLACES: tl.constexpr,
+    STEP: tl.constexpr,
+    FIRST: tl.constexpr,
 ):
     """Fill the query's gradient of one tile of queries, and `delta`, the sums of output times its gradient."""
-    batch, head, groups, first = unravel(tl.program_id(0), heads, length, dilation, TILE)
+    batch, head, groups, first = unravel(tl.program_id(0), heads, length, dilation, TILE, (0, 0, 0))
     members = members_of(groups, length, dilation)
     key += origin(batch, head, key_strides)
     value += origin(batch, head, value_strides)
@@ -226,11 +244,16 @@ def backward_queries(
     starts, widths = windows_of(rows, members, KERNEL, STRIDE, CAUSAL)
     starts, widths, query_place = in_rows(starts), in_rows(widths), flat(rows, KERNEL)[:, None]
     low, high = keys_of(first, members, TILE, KERNEL, STRIDE, CAUSAL)
+    if EXPANDED:
+        low = aligned(low, KEYS, LEAD)
     tiles = tiles_between(low, high, KEYS)
 
-    sums, sums_rest = zero_rows(TILE[0] * TILE[1] * TILE[2], WIDTH, REST)
+    COLUMNS: tl.constexpr = KEYS[0] * KEYS[1] * KEYS[2]
+    ROWS: tl.constexpr = TILE[0] * TILE[1] * TILE[2]
+    sums, sums_rest = zero_rows(ROWS, WIDTH, REST)
     for index in range(tiles[0] * tiles[1] * tiles[2]):
-        columns = tile_members(tile_at(index, low, tiles, KEYS), KEYS)
+        start = tile_at(index, low, tiles, KEYS)
+        columns = tile_members(start, KEYS)
         here = exist(columns, members)
         places = row_offsets(columns, groups, dilation, key_strides, LARGE)
         k, k_rest = load_rows(key, places, here, key_strides[5], DIM, WIDTH, REST)
@@ -239,7 +262,10 @@ def backward_queries(
         visible = seen(in_columns(columns), starts, widths, RANK)
         logits = row_products(q, q_rest, k, k_rest, REST, PRECISION) * (scale * LOG2_E)
         if bias is not None:
-            logits += load_bias(bias, head, flat(columns, KERNEL)[None, :], query_place, visible, KERNEL)
+            if EXPANDED:
+                logits += load_expanded(bias, head, start, first, PLACES, STEP, FIRST, ROWS, COLUMNS)
+            else:
+                logits += load_bias(bias, head, flat(columns, KERNEL)[None, :], query_place, visible, KERNEL)
         grad_weights = row_products(g, g_rest, v, v_rest, VALUE_REST, PRECISION)
         _, grad_logits = weights_and_gradients(logits, largest, log_sum, grad_weights, row_delta, visible)
         sums, sums_rest = add_weighted(grad_logits, k, k_rest, sums, sums_rest, REST, PRECISION)
@@ -288,9 +314,14 @@ def backward_keys(
     VALUE_REST: tl.constexpr,
     PRECISION: tl.constexpr,
     LARGE: tl.constexpr,
+    EXPANDED: tl.constexpr,
+    LEAD: tl.constexpr,
+    PLACES: tl.constexpr,
+    STEP: tl.constexpr,
+    FIRST: tl.constexpr,
 ):
     """Fill the gradients of key and value of one tile of keys."""
-    batch, head, groups, first = unravel(tl.program_id(0), heads, length, dilation, KEYS)
+    batch, head, groups, first = unravel(tl.program_id(0), heads, length, dilation, KEYS, LEAD)
     members = members_of(groups, length, dilation)
     query += origin(batch, head, query_strides)
     grad_out += origin(batch, head, grad_out_strides)
@@ -304,14 +335,18 @@ def backward_keys(
     value += origin(batch, head, value_strides)
     v, v_rest = load_rows(value, offsets, there, value_strides[5], VALUE_DIM, VALUE_WIDTH, VALUE_REST)
     low, high = queries_of(first, members, KEYS, KERNEL, STRIDE, CAUSAL)
+    if EXPANDED:
+        low = aligned(low, TILE, (0, 0, 0))
     tiles = tiles_between(low, high, TILE)
     key_rows, key_place = in_rows(rows), flat(rows, KERNEL)[:, None]
 
     ROWS: tl.constexpr = KEYS[0] * KEYS[1] * KEYS[2]
+    COLUMNS: tl.constexpr = TILE[0] * TILE[1] * TILE[2]
     key_sums, key_sums_rest = zero_rows(ROWS, WIDTH, REST)
     value_sums, value_sums_rest = zero_rows(ROWS, VALUE_WIDTH, VALUE_REST)
     for index in range(tiles[0] * tiles[1] * tiles[2]):
-        columns = tile_members(tile_at(index, low, tiles, TILE), TILE)
+        start = tile_at(index, low, tiles, TILE)
+        columns = tile_members(start, TILE)
         here = exist(columns, members)
         places = row_offsets(columns, groups, dilation, query_strides, LARGE)
         q, q_rest = load_rows(query, places, here, query_strides[5], DIM, WIDTH, REST)
@@ -328,7 +363,10 @@ def backward_keys(
         else:
             logits = row_products(k, k_rest, q, q_rest, REST, PRECISION) * (scale * LOG2_E)
         if bias is not None:
-            logits += load_bias(bias, head, key_place, flat(columns, KERNEL)[None, :], visible, KERNEL)
+            if EXPANDED:
+                logits += load_expanded(bias, head, first, start, PLACES, STEP, FIRST, ROWS, COLUMNS)
+            else:
+                logits += load_bias(bias, head, key_place, flat(columns, KERNEL)[None, :], visible, KERNEL)
         grad_weights = row_products(v, v_rest, g, g_rest, VALUE_REST, PRECISION)
         weights, grad_logits = weights_and_gradients(
             logits, largest, log_sum, grad_weights, column_delta, visible

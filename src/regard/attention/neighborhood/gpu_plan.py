@@ -12,6 +12,9 @@ import torch
 from regard.gpu import launch
 
 
+MAX_EXPANDED = 2**24  # elements of an expanded bias
+
+
 class Tiles(NamedTuple):
     """The positions of a tile of queries and of a tile of keys, and Triton's options."""
 
@@ -46,6 +49,7 @@ class Problem(NamedTuple):
         is_forward: else the backward passes.
         shape: the query's.
         value_dim: the value's channels.
+        has_bias: whether logits have a bias.
         dtype: of the tensors.
         precision: of products of float32, as Triton calls it.
         is_large: whether offsets need 64 bits.
@@ -58,6 +62,7 @@ class Problem(NamedTuple):
     is_forward: bool
     shape: torch.Size
     value_dim: int
+    has_bias: bool
     dtype: torch.dtype
     precision: str
     is_large: bool
@@ -74,8 +79,10 @@ class Plan(NamedTuple):
         arguments: of all kernels after tensors and strides: lengths, dilations.
         query_tiles: number of tiles of queries in all batch entries, heads and groups.
         key_tiles: likewise.
-        first_place: where the first tile of keys around a tile of queries starts, relative to that.
+        first_place: where the first tile of keys around a tile of queries starts, relative to that, for the bias'
+            gradient.
         places: number of tiles of keys around a tile of queries, wherever that is.
+        expanded: tiles of one head's expanded bias; 0 if it is not expanded.
         pairs: elements of a tile of pairs.
         entries: of one head's relative table.
         constants: compiled into the kernels.
@@ -86,6 +93,7 @@ class Plan(NamedTuple):
     key_tiles: int
     first_place: tuple[int, ...]
     places: tuple[int, ...]
+    expanded: int
     pairs: int
     entries: int
     constants: dict[str, launch.Constant]
@@ -102,7 +110,8 @@ def plan(problem: Problem) -> Plan:
     members = [-(-size // step) for size, step in zip(length, dilation, strict=True)]
     tile, keys = box(tiles.queries, members), box(tiles.keys, members)
     units = problem.shape[0] * problem.shape[-2] * prod(dilation)
-    first, places = _places(kernel, tile, keys)
+    first, places = _places(kernel, tile, keys, keys)
+    lead, step, expanded_first, expanded_places, expanded = _expansion(problem, kernel, tile, keys)
     width, rest = launch.split_channels(problem.shape[-1])
     value_width, value_rest = launch.split_channels(problem.value_dim)
     constants: dict[str, launch.Constant] = {
@@ -120,14 +129,38 @@ def plan(problem: Problem) -> Plan:
         "VALUE_REST": value_rest,
         "PRECISION": problem.precision,
         "LARGE": problem.is_large,
+        "EXPANDED": expanded > 0,
+        "LEAD": lead,
+        "PLACES": expanded_places,
+        "STEP": step,
+        "FIRST": expanded_first,
         "num_warps": tiles.num_warps,
         "num_stages": tiles.num_stages,
     }
     if problem.is_forward:  # whether all queries of a tile can see all keys of another
         constants["CAN_BE_WHOLE"] = all(one >= a + b - 1 for one, a, b in zip(kernel, tile, keys, strict=True))
     entries = prod(2 * size - 1 for size in kernel)
-    query_tiles, key_tiles = (units * _tiles(members, one) for one in (tile, keys))
-    return Plan((length, dilation), query_tiles, key_tiles, first, places, prod(tile) * prod(keys), entries, constants)
+    query_tiles = units * _tiles(members, tile)
+    key_tiles = units * _tiles([size + ahead for size, ahead in zip(members, lead, strict=True)], keys)
+    pairs = prod(tile) * prod(keys)
+    return Plan((length, dilation), query_tiles, key_tiles, first, places, expanded, pairs, entries, constants)
+
+
+def _expansion(
+    problem: Problem, kernel: Sequence[int], tile: Sequence[int], keys: Sequence[int]
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...], int]:
+    """Return how the bias is laid out for tiles of pairs: lead, step, first place, places per axis, and in all.
+
+    Tiles of keys start `lead` members before an axis does, so that a tile of queries far from the borders meets few.
+    """
+    lead = tuple(size // 2 % side for size, side in zip(kernel, keys, strict=True))
+    step = tuple(map(min, tile, keys))
+    first, places = _places(kernel, tile, keys, step)
+    count = prod(places)
+    if problem.has_bias and problem.shape[-2] * count * prod(tile) * prod(keys) <= MAX_EXPANDED:
+        return lead, step, first, places, count
+    none = (0, 0, 0)
+    return none, none, none, none, 0
 
 
 def box(positions: int, members: Sequence[int]) -> tuple[int, ...]:
@@ -150,15 +183,15 @@ def _tiles(members: Sequence[int], tile: Sequence[int]) -> int:
 
 
 def _places(
-    kernel_size: Sequence[int], tile: Sequence[int], keys: Sequence[int]
+    kernel_size: Sequence[int], tile: Sequence[int], keys: Sequence[int], step: Sequence[int]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the first place of a tile of keys around a tile of queries, and their number, per axis.
 
     Queries far from the borders see keys from kernel // 2 before them. A tile starts there, so that they meet few.
     """
     first, count = [], []
-    for kernel, side, key_side in zip(kernel_size, tile, keys, strict=True):
-        before = -(-(kernel - 1 - kernel // 2) // key_side)
-        first.append(-(kernel // 2) - before * key_side)
-        count.append((side - 1 + kernel - 1 - first[-1]) // key_side + 1)
+    for kernel, side, key_side, apart in zip(kernel_size, tile, keys, step, strict=True):
+        before = (kernel - 1 - kernel // 2 + key_side - 1) // apart
+        first.append(-(kernel // 2) - before * apart)
+        count.append((side - 1 + kernel - 1 - first[-1]) // apart + 1)
     return tuple(first), tuple(count)

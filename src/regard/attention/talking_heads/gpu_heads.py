@@ -132,6 +132,8 @@ def mixed_products(
     CHANNELS: tl.constexpr,
     PRECISION: tl.constexpr,
     KEEP: tl.constexpr,
+    LAST: tl.constexpr,
+    OF_ROWS: tl.constexpr,
 ):
     """Return `sums`, one per mixed head, with the mixed `head_products` of two tiles added.
 
@@ -147,15 +149,26 @@ def mixed_products(
         CHANNELS: of the tiles.
         PRECISION: of products of float32.
         KEEP: as the tiles are loaded.
+        LAST: whether `sums` are added last, and products are those of queries with keys, in this order: then equal
+            products are equal in all kernels, and what is 0 becomes 0.
+        OF_ROWS: whether `own` are queries.
     """
+    given = sums
+    if LAST:
+        sums = same(0.0, MIXED)
     for head in tl.static_range(HEADS):
         a, a_rest = head_rows(own, head, CHANNELS, KEEP)
         b, b_rest = head_rows(other, head, CHANNELS, KEEP)
-        products = row_products(a, a_rest, b, b_rest, CHANNELS[2], PRECISION)
+        if LAST and not OF_ROWS:
+            products = tl.trans(row_products(b, b_rest, a, a_rest, CHANNELS[2], PRECISION))
+        else:
+            products = row_products(a, a_rest, b, b_rest, CHANNELS[2], PRECISION)
         added = ()
         for mixed in tl.static_range(MIXED):
             added = added + (sums[mixed] + tl.load(mix + mixed * down + head * across) * products,)
         sums = added
+    if LAST:
+        sums = add(sums, given, MIXED)
     return sums
 
 
@@ -173,6 +186,64 @@ def powers(tiles, HEADS: tl.constexpr):
     found = ()
     for head in tl.static_range(HEADS):
         found = found + (tl.exp2(tiles[head]),)
+    return found
+
+
+@triton.jit
+def softmax_weights(
+    own,
+    other,
+    mix,
+    lse,
+    maxima,
+    step,
+    tokens,
+    count,
+    HEADS: tl.constexpr,
+    MIXED: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    PRECISION: tl.constexpr,
+    KEEP: tl.constexpr,
+    OF_ROWS: tl.constexpr,
+):
+    """Return the weights of all softmax heads for two tiles of `load_heads`.
+
+    Args:
+        own: a tile.
+        other: another.
+        mix: pointer to the mix of the logits.
+        lse: pointer to the log-sum-exps of a batch entry, of which the maxima are subtracted if there are any.
+        maxima: pointer to its logits' maxima, which float32 needs to be as exact as the reference; None for none.
+        step: `again`.
+        tokens: the queries.
+        count: of queries.
+        HEADS: key heads.
+        MIXED: softmax heads.
+        CHANNELS: of the tiles.
+        PRECISION: of products of float32.
+        KEEP: as the tiles are loaded.
+        OF_ROWS: whether the tiles' rows are queries.
+    """
+    starts = load_statistics(lse + step, tokens, count, float("inf"), MIXED, OF_ROWS)
+    if maxima is None:
+        logits = mixed_products(
+            starts, own, other, mix + step, HEADS, 1, HEADS, MIXED, CHANNELS, PRECISION, KEEP, False, OF_ROWS
+        )
+    else:
+        shifts = load_statistics(maxima + step, tokens, count, 0.0, MIXED, OF_ROWS)
+        logits = mixed_products(
+            shifts, own, other, mix + step, HEADS, 1, HEADS, MIXED, CHANNELS, PRECISION, KEEP, True, OF_ROWS
+        )
+        logits = add(logits, starts, MIXED)
+    return powers(logits, MIXED)
+
+
+@triton.jit
+def add(tiles, others, HEADS: tl.constexpr):
+    """Add the tiles of each head."""
+    found = ()
+    for head in tl.static_range(HEADS):
+        found = found + (tiles[head] + others[head],)
     return found
 
 
@@ -259,94 +330,3 @@ def add_products(
         first, rest = add_weighted(weights[head], first, rest, totals[0][head], totals[1][head], CHANNELS[2], PRECISION)
         firsts, rests = firsts + (first,), rests + (rest,)
     return firsts, rests
-
-
-@triton.jit
-def zero_sums(LENGTH: tl.constexpr, COUNT: tl.constexpr):
-    """Return a tuple of vectors of zeros."""
-    found = ()
-    for _ in tl.static_range(COUNT):
-        found = found + (tl.zeros([LENGTH], tl.float32),)
-    return found
-
-
-@triton.jit
-def partial_sums(tile, THREADS: tl.constexpr, NUMBERS: tl.constexpr):
-    """Return the sum of what each thread has of a tile of `THREADS * NUMBERS` numbers; threads exchange nothing."""
-    return tl.sum(tl.reshape(tile, [THREADS, NUMBERS], can_reorder=True), axis=1)
-
-
-@triton.jit
-def store_sums(pointer, sums, COUNT: tl.constexpr):
-    """Store the sum of every vector, one after another."""
-    for place in tl.static_range(COUNT):
-        tl.store(pointer + place, tl.sum(sums[place], axis=0))
-
-
-@triton.jit
-def add_to_statistics(
-    maxima, sums, dots, logits, gradients, inside, HEADS: tl.constexpr, EVEN: tl.constexpr, HAS_GRAD: tl.constexpr
-):
-    """Add a tile to the rows' maxima, sums of powers, and sums of powers multiplied by gradients."""
-    new_maxima, new_sums, new_dots = (), (), ()
-    for head in tl.static_range(HEADS):
-        tile = logits[head]
-        if not EVEN:
-            tile = tl.where(inside[None, :], tile, float("-inf"))
-        maximum = tl.maximum(maxima[head], tl.max(tile, axis=1))
-        finite = tl.where(maximum == float("-inf"), 0.0, maximum)
-        decay = tl.exp2(maxima[head] - finite)
-        weights = tl.exp2(tile - finite[:, None])
-        new_maxima = new_maxima + (maximum,)
-        new_sums = new_sums + (sums[head] * decay + tl.sum(weights, axis=1),)
-        if HAS_GRAD:
-            weights *= gradients[head]
-            if not EVEN:
-                weights = tl.where(inside[None, :], weights, 0.0)
-            new_dots = new_dots + (dots[head] * decay + tl.sum(weights, axis=1),)
-        else:
-            new_dots = new_dots + (dots[head],)
-    return new_maxima, new_sums, new_dots
-
-
-@triton.jit
-def store_statistics(lse, delta, queries, exists, maxima, sums, dots, HEADS: tl.constexpr, HAS_GRAD: tl.constexpr):
-    """Store what `add_to_statistics` has added, head after head."""
-    for head in tl.static_range(HEADS):
-        tl.store(lse + head * queries, tl.log2(sums[head]) + maxima[head], mask=exists)
-        if HAS_GRAD:
-            tl.store(delta + head * queries, dots[head] / sums[head], mask=exists)
-
-
-@triton.jit
-def add_to_sums(
-    sums,
-    products,
-    weight_grads,
-    starts,
-    grad_starts,
-    logits_mix,
-    weights_mix,
-    inside,
-    HEADS: tl.constexpr,
-    EVEN: tl.constexpr,
-    GROUP: tl.constexpr,
-    THREADS: tl.constexpr,
-    NUMBERS: tl.constexpr,
-):
-    """Add a tile of pairs to the sums of `mix_grads`."""
-    logits_sums, weights_sums, bias_sums = (), (), ()
-    for head in tl.static_range(GROUP):
-        weights = tl.exp2(mixed_tiles(starts[head], products, logits_mix + head * HEADS[0], 1, HEADS[0]))
-        if not EVEN:
-            weights = tl.where(inside, weights, 0.0)
-        grads = mixed_tiles(grad_starts[head], weight_grads, weights_mix + head, HEADS[1], HEADS[2]) * weights
-        for other in tl.static_range(HEADS[0]):
-            added = partial_sums(grads * products[other], THREADS, NUMBERS)
-            logits_sums = logits_sums + (sums[0][head * HEADS[0] + other] + added,)
-        for other in tl.static_range(HEADS[2]):
-            added = partial_sums(weights * weight_grads[other], THREADS, NUMBERS)
-            weights_sums = weights_sums + (sums[1][head * HEADS[2] + other] + added,)
-    for other in tl.static_range(HEADS[2]):
-        bias_sums = bias_sums + (sums[2][other] + partial_sums(weight_grads[other], THREADS, NUMBERS),)
-    return logits_sums, weights_sums, bias_sums

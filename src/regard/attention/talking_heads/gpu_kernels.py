@@ -1,8 +1,8 @@
 """The GPU kernels of talking-heads attention, in Triton.
 
 A program has a tile of pairs of tokens on chip for all heads at once, since every head after a mix needs all heads
-before it. The mixes are sums of tiles multiplied by numbers. No weights are in memory: every kernel makes them again, from the
-log-sum-exps that `statistics` stores.
+before it. The mixes are sums of tiles multiplied by numbers. No weights are in memory: every kernel makes them again,
+from the log-sum-exps that `statistics` stores.
 
 Every kernel takes tokens `[B, N, nh, hd]` of any strides, and has logits in the base 2: `logits_mix` comes multiplied
 by the scale and log2(e). Batch entries and groups of heads are program ids above those of the tiles.
@@ -13,8 +13,6 @@ import triton.language as tl
 
 from regard.attention.talking_heads.gpu_heads import (
     add_products,
-    add_to_statistics,
-    add_to_sums,
     again,
     head_products,
     load_heads,
@@ -22,16 +20,20 @@ from regard.attention.talking_heads.gpu_heads import (
     masked,
     mixed_products,
     multiply,
-    powers,
     rounded_mix,
     row_places,
     same,
+    softmax_weights,
     store_heads,
+    zero_heads,
+    zero_tiles,
+)
+from regard.attention.talking_heads.gpu_sums import (
+    add_to_statistics,
+    add_to_sums,
     store_statistics,
     store_sums,
-    zero_heads,
     zero_sums,
-    zero_tiles,
 )
 
 
@@ -44,6 +46,7 @@ def statistics(
     logits_mix,
     weights_mix,
     lse,
+    lse_maxima,
     delta,
     query_strides,
     key_strides,
@@ -100,6 +103,8 @@ def statistics(
             QUERY,
             PRECISION,
             KEEP,
+            False,
+            True,
         )
         gradients = logits
         if HAS_GRAD:
@@ -120,10 +125,14 @@ def statistics(
                 VALUE,
                 PRECISION,
                 KEEP,
+                False,
+                True,
             )
         maxima, sums, dots = add_to_statistics(maxima, sums, dots, logits, gradients, inside, GROUP, EVEN, HAS_GRAD)
     places = (batch * HEADS[1] + begin) * queries + rows
-    store_statistics(lse + places, delta + places, queries, exists, maxima, sums, dots, GROUP, HAS_GRAD)
+    if lse_maxima is not None:
+        lse_maxima += places
+    store_statistics(lse + places, lse_maxima, delta + places, queries, exists, maxima, sums, dots, GROUP, HAS_GRAD)
 
 
 @triton.jit
@@ -132,6 +141,7 @@ def weighted_sums(
     other_tokens,
     values,
     lse,
+    maxima,
     logits_mix,
     weights_mix,
     weights_bias,
@@ -167,6 +177,8 @@ def weighted_sums(
     own = load_heads(own_tokens, own_places, exists, own_strides, HEADS[0], QUERY, KEEP)
     queries = own_count if OWN_QUERIES else other_count
     lse += batch * HEADS[1] * queries
+    if maxima is not None:
+        maxima += batch * HEADS[1] * queries
     values += begin * value_strides[2]
     out += begin * out_strides[2]
     weights_mix += begin * HEADS[1]
@@ -185,16 +197,16 @@ def weighted_sums(
         if not KEEP:
             own = load_heads(own_tokens, own_places + again(start), exists, own_strides, HEADS[0], QUERY, KEEP)
         tokens = rows if OWN_QUERIES else columns
-        starts = load_statistics(lse + again(start), tokens, queries, float("inf"), HEADS[1], OWN_QUERIES)
         weights = zero_tiles(BLOCK_M, BLOCK_N, GROUP, values.dtype.element_ty)
         # Always true. In a branch, the products of logits are not chained to those of values, for which Triton would
         # place all warps along the rows, and the numbers of the mixes are not copied to shared memory.
         if start < other_count:
-            logits = mixed_products(
-                starts, own, other, logits_mix + again(start), HEADS[0], 1, HEADS[0], HEADS[1], QUERY, PRECISION, KEEP
-            )
+            own_weights = softmax_weights(
+                own, other, logits_mix, lse, maxima, again(start), tokens, queries,
+                HEADS[0], HEADS[1], QUERY, PRECISION, KEEP, OWN_QUERIES,
+            )  # fmt: skip
             weights = rounded_mix(
-                powers(logits, HEADS[1]), weights_mix + again(start), HEADS[1], 1, weights_bias, inside,
+                own_weights, weights_mix + again(start), HEADS[1], 1, weights_bias, inside,
                 HEADS[1], GROUP, EVEN, values.dtype.element_ty,
             )  # fmt: skip
         totals = add_products(totals, weights, loaded, GROUP, VALUE, PRECISION, KEEP)
@@ -209,6 +221,7 @@ def token_grads(
     own_values,
     other_values,
     lse,
+    maxima,
     delta,
     logits_mix,
     weights_mix,
@@ -250,6 +263,8 @@ def token_grads(
     own_value = load_heads(own_values, own_value_at, exists, own_value_strides, HEADS[2], VALUE, KEEP)
     queries = own_count if OWN_QUERIES else other_count
     lse += batch * HEADS[1] * queries
+    if maxima is not None:
+        maxima += batch * HEADS[1] * queries
     delta += batch * HEADS[1] * queries
     totals = zero_heads(BLOCK_M, GROUP, PRODUCT)
     for start in range(0, other_count, BLOCK_N):
@@ -267,15 +282,14 @@ def token_grads(
         rounded = zero_tiles(BLOCK_M, BLOCK_N, GROUP, other_tokens.dtype.element_ty)
         if start < other_count:  # as in weighted_sums
             tokens = rows if OWN_QUERIES else columns
-            starts = load_statistics(lse + again(start), tokens, queries, float("inf"), HEADS[1], OWN_QUERIES)
-            logits = mixed_products(
-                starts, own, other, logits_mix + again(start), HEADS[0], 1, HEADS[0], HEADS[1], QUERY, PRECISION, KEEP
-            )
-            weights = powers(logits, HEADS[1])
+            weights = softmax_weights(
+                own, other, logits_mix, lse, maxima, again(start), tokens, queries,
+                HEADS[0], HEADS[1], QUERY, PRECISION, KEEP, OWN_QUERIES,
+            )  # fmt: skip
             starts = load_statistics(delta + again(start), tokens, queries, 0.0, HEADS[1], OWN_QUERIES)
             grads = mixed_products(
                 starts, own_value, other_value, weights_mix + again(start), 1, HEADS[1],
-                HEADS[2], HEADS[1], VALUE, PRECISION, KEEP,
+                HEADS[2], HEADS[1], VALUE, PRECISION, KEEP, maxima is not None, OWN_QUERIES,
             )  # fmt: skip
             rounded = rounded_mix(
                 multiply(weights, grads, HEADS[1]), product_mix + begin + again(start), 1, HEADS[0], None, inside,
@@ -296,6 +310,7 @@ def mix_grads(
     grad_out,
     value,
     lse,
+    maxima,
     delta,
     logits_mix,
     weights_mix,
@@ -335,6 +350,9 @@ def mix_grads(
     grads = load_heads(grad_out, grad_places, exists, grad_strides, HEADS[2], VALUE, KEEP)
     first = (batch * HEADS[1] + begin) * queries
     starts = load_statistics(lse + first, rows, queries, float("inf"), GROUP, True)
+    shifts = None
+    if maxima is not None:
+        shifts = load_statistics(maxima + first, rows, queries, 0.0, GROUP, True)
     grad_starts = load_statistics(delta + first, rows, queries, 0.0, GROUP, True)
     sums = (
         zero_sums(THREADS, GROUP * HEADS[0]), zero_sums(THREADS, GROUP * HEADS[2]), zero_sums(THREADS, HEADS[2])
@@ -355,7 +373,7 @@ def mix_grads(
         if not EVEN:
             products, weight_grads = masked(products, inside, HEADS[0]), masked(weight_grads, inside, HEADS[2])
         sums = add_to_sums(
-            sums, products, weight_grads, starts, grad_starts,
+            sums, products, weight_grads, starts, shifts, grad_starts,
             logits_mix + begin * HEADS[0] + again(start), weights_mix + begin + again(start), inside,
             HEADS, EVEN, GROUP, THREADS, BLOCK_M * BLOCK_N // THREADS,
         )  # fmt: skip
