@@ -194,7 +194,7 @@ def training():
 
     builders = {
         "nat_tiny": partial(create_model, "nat_tiny"),
-        "swin_tiny": partial(create_model, "swin_tiny"),
+        "swin_tiny": partial(create_model, "swin_tiny_patch4_window7_224"),
         "timm": partial(timm.create_model, "swin_tiny_patch4_window7_224"),
     }
     for name, build in builders.items():

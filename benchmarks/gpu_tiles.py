@@ -11,13 +11,12 @@ from itertools import product
 from multiprocessing import get_context
 
 import torch
-from triton.testing import do_bench
-
 from gpu_kernels import inputs_of, with_gradients
 
 from regard.attention import neighborhood_attention
 from regard.attention.neighborhood import gpu_plan as gpu
 
+NAMES = ("forward", "backward_queries", "backward_keys", "gradients_by_place", "sum_by_entry")
 CASES = {
     "nat": (16, (56, 56), 4, 32, 7, False),
     "nat_bias": (16, (56, 56), 4, 32, 7, True),
@@ -27,7 +26,7 @@ CASES = {
 SMALL = [
     gpu.Tiles(*one)
     for one in product((32, 64, 128), (32, 64, 128), (4, 8), (1, 2, 3))
-    if 2048 <= one[0] * one[1] <= 4096 * one[2] // 4
+    if 2048 <= one[0] * one[1] <= 4096 * one[2] // 4 and one[1] < 128
 ]
 LARGE = [gpu.Tiles(*one) for one in product((64, 128), (64, 128), (4, 8), (2, 3)) if one[0] * one[1] <= 2048 * one[2]]
 
@@ -65,6 +64,18 @@ def compile_kernels(name, tiles):
     return ""
 
 
+def busy(call, count=3):
+    """Return the device's milliseconds per call in each of the mechanism's kernels, by name."""
+    call()
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as found:
+        for _ in range(count):
+            call()
+        torch.cuda.synchronize()
+    times = {event.key: event.device_time_total / 1000 / count for event in found.key_averages()}
+    return {name: time_ms for name, time_ms in times.items() if name in NAMES}
+
+
 def main():
     names = sys.argv[1:]
     todo = [(name, tiles) for name in names for tiles in (LARGE if CASES[name][3] > 64 else SMALL)]
@@ -79,14 +90,11 @@ def main():
             continue
         use(tiles)
         forward, both = calls_of(name)
-        with torch.no_grad():
-            times = [do_bench(forward, warmup=5, rep=30, return_mode="median")]
-        times.append(do_bench(both, warmup=5, rep=30, return_mode="median") if both else float("nan"))
-        found.setdefault(name, []).append((*times, tuple(tiles)))
-    for name, entries in found.items():
-        for place, kind in ((0, "forward"), (1, "both")):
-            for entry in sorted(entries, key=lambda one: one[place])[:8]:
-                print(f"{name} {kind}: {entry[2]} {entry[0]:.4f} ms forward, {entry[1]:.4f} both", flush=True)
+        for kernel, time_ms in busy(both or forward).items():
+            found.setdefault((name, kernel), []).append((time_ms, tuple(tiles)))
+    for (name, kernel), entries in found.items():
+        best = ", ".join(f"{time_ms:.4f} {tiles}" for time_ms, tiles in sorted(entries)[:7])
+        print(f"{name} {kernel}: {best}", flush=True)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ CALLS = {
     "causal": neighborhood(300, kernel_size=65, is_causal=True),
     "stride": neighborhood(41, 37, kernel_size=(8, 7), stride=(4, 3), dilation=(2, 1)),
     "3-D": neighborhood(9, 20, 18, kernel_size=(3, 7, 6), heads=2),
-    "large window": neighborhood(96, 100, kernel_size=(40, 44), heads=1, dim=64, batch=1),
+    "large window": neighborhood(60, 70, kernel_size=(40, 44), heads=1, dim=64, batch=1),
     "swin": window(56, 56, window_size=7, shift_size=3),
     "swin v2, 16": window(64, 64, window_size=16, shift_size=8),
     "window 12": window(48, 48, window_size=12, shift_size=6),

@@ -39,7 +39,7 @@ def backward_tiles(dtype: torch.dtype, channels: int, neighbors: int) -> Tiles:
         return Tiles(16, 16, 4, 1)
     if channels > 128:
         return Tiles(32, 32, 4, 1)
-    return Tiles(64, 64, 8, 2 if neighbors >= 1024 else 1)
+    return Tiles(64, 64, 4 if channels <= 64 else 8, 2)
 
 
 class Problem(NamedTuple):

@@ -92,20 +92,9 @@ def statistics(
             own = load_heads(query, own_places + again(start), exists, query_strides, HEADS[0], QUERY, KEEP)
         other = load_heads(key, row_places(batch, columns, key_strides), inside, key_strides, HEADS[0], QUERY, KEEP)
         logits = mixed_products(
-            same(0.0, GROUP),
-            own,
-            other,
-            logits_mix + again(start),
-            HEADS[0],
-            1,
-            HEADS[0],
-            GROUP,
-            QUERY,
-            PRECISION,
-            KEEP,
-            False,
-            True,
-        )
+            same(0.0, GROUP), own, other, logits_mix + again(start), HEADS[0], 1,
+            HEADS[0], GROUP, QUERY, PRECISION, KEEP, False, True,
+        )  # fmt: skip
         gradients = logits
         if HAS_GRAD:
             if not KEEP:
@@ -114,20 +103,9 @@ def statistics(
                 value, row_places(batch, columns, value_strides), inside, value_strides, HEADS[2], VALUE, KEEP
             )
             gradients = mixed_products(
-                same(0.0, GROUP),
-                grads,
-                others,
-                weights_mix + again(start),
-                1,
-                HEADS[1],
-                HEADS[2],
-                GROUP,
-                VALUE,
-                PRECISION,
-                KEEP,
-                False,
-                True,
-            )
+                same(0.0, GROUP), grads, others, weights_mix + again(start), 1, HEADS[1],
+                HEADS[2], GROUP, VALUE, PRECISION, KEEP, False, True,
+            )  # fmt: skip
         maxima, sums, dots = add_to_statistics(maxima, sums, dots, logits, gradients, inside, GROUP, EVEN, HAS_GRAD)
     places = (batch * HEADS[1] + begin) * queries + rows
     if lse_maxima is not None:
@@ -375,7 +353,7 @@ def mix_grads(
         sums = add_to_sums(
             sums, products, weight_grads, starts, shifts, grad_starts,
             logits_mix + begin * HEADS[0] + again(start), weights_mix + begin + again(start), inside,
-            HEADS, EVEN, GROUP, THREADS, BLOCK_M * BLOCK_N // THREADS,
+            HEADS[0], HEADS[1], HEADS[2], EVEN, GROUP, THREADS, BLOCK_M * BLOCK_N // THREADS,
         )  # fmt: skip
     row = batch * tiles + tl.program_id(0) % tiles
     store_sums(logits_sums + (row * HEADS[1] + begin) * HEADS[0], sums[0], GROUP * HEADS[0])

@@ -80,7 +80,9 @@ def add_to_sums(
     logits_mix,
     weights_mix,
     inside,
+    KEY_HEADS: tl.constexpr,
     HEADS: tl.constexpr,
+    VALUE_HEADS: tl.constexpr,
     EVEN: tl.constexpr,
     GROUP: tl.constexpr,
     THREADS: tl.constexpr,
@@ -90,21 +92,23 @@ def add_to_sums(
     logits_sums, weights_sums, bias_sums = (), (), ()
     for head in tl.static_range(GROUP):
         if shifts is None:
-            logits = mixed_tiles(starts[head], products, logits_mix + head * HEADS[0], 1, HEADS[0])
-            grads = mixed_tiles(grad_starts[head], weight_grads, weights_mix + head, HEADS[1], HEADS[2])
+            logits = mixed_tiles(starts[head], products, logits_mix + head * KEY_HEADS, 1, KEY_HEADS)
+            grads = mixed_tiles(grad_starts[head], weight_grads, weights_mix + head, HEADS, VALUE_HEADS)
         else:
-            logits = mixed_tiles(0.0, products, logits_mix + head * HEADS[0], 1, HEADS[0]) + shifts[head] + starts[head]
-            grads = mixed_tiles(0.0, weight_grads, weights_mix + head, HEADS[1], HEADS[2]) + grad_starts[head]
+            logits = (
+                mixed_tiles(0.0, products, logits_mix + head * KEY_HEADS, 1, KEY_HEADS) + shifts[head] + starts[head]
+            )
+            grads = mixed_tiles(0.0, weight_grads, weights_mix + head, HEADS, VALUE_HEADS) + grad_starts[head]
         weights = tl.exp2(logits)
         if not EVEN:
             weights = tl.where(inside, weights, 0.0)
         grads *= weights
-        for other in tl.static_range(HEADS[0]):
+        for other in tl.static_range(KEY_HEADS):
             added = partial_sums(grads * products[other], THREADS, NUMBERS)
-            logits_sums = logits_sums + (sums[0][head * HEADS[0] + other] + added,)
-        for other in tl.static_range(HEADS[2]):
+            logits_sums = logits_sums + (sums[0][head * KEY_HEADS + other] + added,)
+        for other in tl.static_range(VALUE_HEADS):
             added = partial_sums(weights * weight_grads[other], THREADS, NUMBERS)
-            weights_sums = weights_sums + (sums[1][head * HEADS[2] + other] + added,)
-    for other in tl.static_range(HEADS[2]):
+            weights_sums = weights_sums + (sums[1][head * VALUE_HEADS + other] + added,)
+    for other in tl.static_range(VALUE_HEADS):
         bias_sums = bias_sums + (sums[2][other] + partial_sums(weight_grads[other], THREADS, NUMBERS),)
     return logits_sums, weights_sums, bias_sums
