@@ -39,7 +39,9 @@ def peak(call):
 
 def report(case, **values):
     RESULTS.append({"case": case, **values})
-    words = ", ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items())
+    words = ", ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
+    )
     print(f"{case}: {words}", flush=True)
 
 
@@ -88,9 +90,7 @@ def inputs_of(batch, grid, heads, dim, requires_grad=False):
 def neighborhood_mask(grid, kernel):
     """Return the block mask of non-causal neighborhood attention, and the tables of its windows."""
     height, width = grid
-    start = [
-        (torch.arange(length, device=DEVICE) - kernel // 2).clamp(0, length - kernel) for length in grid
-    ]
+    start = [(torch.arange(length, device=DEVICE) - kernel // 2).clamp(0, length - kernel) for length in grid]
 
     def inside(batch, head, query, key):
         row, column = key // width - start[0][query // width], key % width - start[1][query % width]
@@ -109,21 +109,33 @@ def neighborhood_2d():
     mask, compiled = neighborhood_mask(grid, kernel), torch.compile(flex_attention)
     flex = partial(compiled, *flat, block_mask=mask)
     with torch.no_grad():
-        torch.testing.assert_close(
-            ours().flatten(1, 2).transpose(1, 2), flex(), atol=2e-2, rtol=2e-2
-        )
+        torch.testing.assert_close(ours().flatten(1, 2).transpose(1, 2), flex(), atol=2e-2, rtol=2e-2)
         mine, theirs = milliseconds(ours), milliseconds(flex)
     report("neighborhood 2-D forward", ms=mine, flex_ms=theirs, ratio=theirs / mine, useful_tflops=flops / mine / 1e9)
 
     table = torch.randn(heads, 2 * kernel - 1, 2 * kernel - 1, device=DEVICE, requires_grad=True)
     grad = torch.randn_like(query)
     biased = partial(neighborhood_attention, query, key, value, kernel, bias=table.bfloat16())
-    mine = milliseconds(with_gradients(lambda: neighborhood_attention(query, key, value, kernel, bias=table.bfloat16()), (query, key, value, table), grad))
+    mine = milliseconds(
+        with_gradients(
+            lambda: neighborhood_attention(query, key, value, kernel, bias=table.bfloat16()),
+            (query, key, value, table),
+            grad,
+        )
+    )
     plain = milliseconds(with_gradients(ours, (query, key, value), grad))
     with torch.no_grad():
         busy_forward = profile(ours)
-    busy = profile(with_gradients(lambda: neighborhood_attention(query, key, value, kernel, bias=table.bfloat16()), (query, key, value, table), grad))
-    report("neighborhood 2-D forward + backward", ms=plain, with_bias_ms=mine, busy_ms=busy, busy_forward_ms=busy_forward)
+    busy = profile(
+        with_gradients(
+            lambda: neighborhood_attention(query, key, value, kernel, bias=table.bfloat16()),
+            (query, key, value, table),
+            grad,
+        )
+    )
+    report(
+        "neighborhood 2-D forward + backward", ms=plain, with_bias_ms=mine, busy_ms=busy, busy_forward_ms=busy_forward
+    )
     width = grid[1]
 
     def add_bias(score, batch, head, query, key):
@@ -147,7 +159,13 @@ def neighborhood_large():
         call = partial(neighborhood_attention, query, key, value, kernel)
         mine = do_bench(call, warmup=50, rep=300, return_mode="median")
         flops = 4 * prod(grid) * prod(kernel) * 24 * 128
-        report(f"neighborhood {len(grid)}-D {grid} {kernel}", ms=mine, bar_ms=bar, useful_tflops=flops / mine / 1e9, mib=peak(call) / 2**20)
+        report(
+            f"neighborhood {len(grid)}-D {grid} {kernel}",
+            ms=mine,
+            bar_ms=bar,
+            useful_tflops=flops / mine / 1e9,
+            mib=peak(call) / 2**20,
+        )
 
 
 def talking_heads():
@@ -183,7 +201,14 @@ def window():
     timm = milliseconds(with_gradients(lambda: theirs._attn(x), (x, *parameters), grad))
     busy = profile(with_gradients(lambda: ours(x), (x, *ours.parameters()), grad))
     busy_timm = profile(with_gradients(lambda: theirs._attn(x), (x, *parameters), grad))
-    report("window forward + backward, module", ms=mine, timm_ms=timm, ratio=timm / mine, busy_ms=busy, busy_timm_ms=busy_timm)
+    report(
+        "window forward + backward, module",
+        ms=mine,
+        timm_ms=timm,
+        ratio=timm / mine,
+        busy_ms=busy,
+        busy_timm_ms=busy_timm,
+    )
 
 
 def training():
@@ -212,7 +237,12 @@ def training():
         times[f"{name}_busy"] = profile(step, count=2)
         del model, optimizer, step
         torch.cuda.empty_cache()
-    report("training step, batch 64", **times, nat_over_swin=times["nat_tiny"] / times["swin_tiny"], nat_over_timm=times["nat_tiny"] / times["timm"])
+    report(
+        "training step, batch 64",
+        **times,
+        nat_over_swin=times["nat_tiny"] / times["swin_tiny"],
+        nat_over_timm=times["nat_tiny"] / times["timm"],
+    )
 
 
 PARTS = (ceilings, neighborhood_2d, neighborhood_large, talking_heads, window, training)

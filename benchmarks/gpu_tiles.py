@@ -1,6 +1,6 @@
 """Time the GPU kernels of neighborhood attention with other tiles: what the tables in gpu.py come from.
 
-    python benchmarks/gpu_tiles.py CASE ...
+python benchmarks/gpu_tiles.py CASE ...
 """
 
 import sys
@@ -11,8 +11,8 @@ from itertools import product
 from multiprocessing import get_context
 
 import torch
-from gpu_kernels import inputs_of, with_gradients
 
+from gpu_kernels import inputs_of, with_gradients
 from regard.attention import neighborhood_attention
 from regard.attention.neighborhood import gpu_plan as gpu
 

@@ -97,10 +97,10 @@ def calls():
     """Yield (label, mechanism, shapes, options): what models make of each mechanism, small in batch and grid."""
     for rank, kernel, heads, dim in ((2, 7, 2, 32), (2, 7, 2, 72), (2, 13, 2, 80), (2, 7, 1, 128), (3, 5, 1, 256)):
         grid = (16,) * rank
-        shapes = {name: (1, *grid, heads, dim) for name in ("query", "key", "value")}
+        shapes = dict.fromkeys(("query", "key", "value"), (1, *grid, heads, dim))
         shapes["bias"] = (heads, *(2 * kernel - 1,) * rank)
         yield f"{rank}-D {kernel} hd {dim}", "neighborhood", shapes, {"kernel_size": kernel}
-    shapes = {name: (1, 96, 96, 1, 128) for name in ("query", "key", "value")}
+    shapes = dict.fromkeys(("query", "key", "value"), (1, 96, 96, 1, 128))
     yield "2-D 80 hd 128", "neighborhood", shapes, {"kernel_size": 80}
     for window, heads, dim in ((7, 3, 32), (8, 4, 32), (12, 2, 32), (24, 1, 64), ((8, 7, 7), 2, 32)):
         axes = (window, window) if isinstance(window, int) else window
@@ -108,12 +108,12 @@ def calls():
         shapes["bias"] = (heads, *(2 * side - 1 for side in axes))
         yield f"{window} hd {dim}", "window", shapes, {"window_size": axes, "shift_size": axes[-1] // 2}
     for heads, dim in ((4, 48), (8, 48)):
-        shapes = {name: (1, 196, heads, dim) for name in ("query", "key", "value")}
-        shapes |= {name: (heads, heads) for name in ("logits_mix", "weights_mix")} | {"weights_bias": (heads,)}
+        shapes = dict.fromkeys(("query", "key", "value"), (1, 196, heads, dim))
+        shapes |= dict.fromkeys(("logits_mix", "weights_mix"), (heads, heads)) | {"weights_bias": (heads,)}
         yield f"{heads} heads hd {dim}", "talking_heads", shapes, {}
     for heads, dim in ((4, 16), (8, 32)):
-        shapes = {name: (1, 196, heads, dim) for name in ("query", "key")}
-        shapes |= {name: (heads, heads * dim) for name in ("query_weight", "key_weight")}
+        shapes = dict.fromkeys(("query", "key"), (1, 196, heads, dim))
+        shapes |= dict.fromkeys(("query_weight", "key_weight"), (heads, heads * dim))
         yield f"{heads} heads hd {dim}", "additive", shapes, {}
     for channels in (48, 128, 512):
         tokens = (1, 14, 14, channels)

@@ -12,7 +12,7 @@ TOLERANCE = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}  # 
 
 
 def neighborhood(*grid, batch=2, heads=4, dim=32, value_dim=None, **options):
-    shapes = {name: (batch, *grid, heads, dim) for name in ("query", "key")}
+    shapes = dict.fromkeys(("query", "key"), (batch, *grid, heads, dim))
     shapes["value"] = (batch, *grid, heads, value_dim or dim)
     kernel = options["kernel_size"]
     kernel = [kernel] * len(grid) if isinstance(kernel, int) else kernel
@@ -20,15 +20,15 @@ def neighborhood(*grid, batch=2, heads=4, dim=32, value_dim=None, **options):
 
 
 def window(*grid, batch=4, heads=3, dim=32, **options):
-    shapes = {name: (batch, *grid, heads, dim) for name in ("query", "key", "value")}
+    shapes = dict.fromkeys(("query", "key", "value"), (batch, *grid, heads, dim))
     sizes = options["window_size"]
     sizes = [sizes] * len(grid) if isinstance(sizes, int) else sizes
     return "window", {**shapes, "bias": (heads, *(2 * size - 1 for size in sizes))}, options
 
 
 def talking_heads(tokens, heads, dim, batch=2):
-    shapes = {name: (batch, tokens, heads, dim) for name in ("query", "key", "value")}
-    mixes = {name: (heads, heads) for name in ("logits_mix", "weights_mix")}
+    shapes = dict.fromkeys(("query", "key", "value"), (batch, tokens, heads, dim))
+    mixes = dict.fromkeys(("logits_mix", "weights_mix"), (heads, heads))
     return "talking_heads", {**shapes, **mixes, "weights_bias": (heads,)}, {}
 
 
@@ -40,8 +40,8 @@ def pooled(name, *grid, channels, batch=4, **options):
 
 
 def additive(tokens, heads, dim, batch=4):
-    shapes = {name: (batch, tokens, heads, dim) for name in ("query", "key")}
-    return "additive", {**shapes, **{name: (heads, heads * dim) for name in ("query_weight", "key_weight")}}, {}
+    shapes = dict.fromkeys(("query", "key"), (batch, tokens, heads, dim))
+    return "additive", {**shapes, **dict.fromkeys(("query_weight", "key_weight"), (heads, heads * dim))}, {}
 
 
 CALLS = {
@@ -154,5 +154,7 @@ def test_compiled(name):
     tensors = draw(CALLS[name], torch.bfloat16)
     compiled = torch.compile(MECHANISM[mechanism].function, fullgraph=True)
     with torch.no_grad():
-        got, expected = (leaves(one(**tensors, **options, backend="fused")) for one in (compiled, MECHANISM[mechanism].function))
+        got, expected = (
+            leaves(one(**tensors, **options, backend="fused")) for one in (compiled, MECHANISM[mechanism].function)
+        )
     assert all(torch.equal(one, other) for one, other in zip(got, expected, strict=True))

@@ -16,7 +16,7 @@ MAX_HEAD_DIM = 256
 OLDEST = 8  # the major compute capability from which Triton supports NVIDIA's GPUs
 HAS_TRITON = find_spec("triton") is not None
 
-Argument: TypeAlias = "Tensor | int | float | None | Sequence[int]"
+Argument: TypeAlias = "Tensor | int | float | Sequence[int] | None"
 Constant: TypeAlias = "int | bool | str | tuple[int, ...] | tuple[bool, ...]"
 
 
@@ -101,7 +101,7 @@ def precision(tensor: Tensor) -> str:
 
 
 def strides(tensor: Tensor) -> tuple[int, ...]:
-    """Return the strides of `[B, *grid, nh, hd]`: batch, three grid axes, head, channel; missing grid axes come first."""
+    """Return the strides of `[B, *grid, nh, hd]`: batch, three grid axes (missing ones first), head, channel."""
     batch, *rest = tensor.stride()
     return batch, *[0] * (5 - len(rest)), *rest
 
@@ -113,10 +113,7 @@ def per_axis(values: Sequence[int], missing: int) -> tuple[int, ...]:
 
 def is_large(*tensors: Tensor) -> bool:
     """Return whether offsets inside these tensors, or contiguous tensors of their shapes, may need 64 bits."""
-    return any(
-        max(one.untyped_storage().nbytes() // one.element_size(), one.numel()) >= 2**31
-        for one in tensors
-    )
+    return any(max(one.untyped_storage().nbytes() // one.element_size(), one.numel()) >= 2**31 for one in tensors)
 
 
 def split_channels(channels: int) -> tuple[int, int]:

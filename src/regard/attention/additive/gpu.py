@@ -1,4 +1,4 @@
-"""The GPU kernel of additive attention: gpu_kernels.py's functions, launched on tensors."""
+"""The GPU kernel of additive attention: triton_kernels.py's functions, launched on tensors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from regard.attention._operator import Kernel
 from regard.attention.additive.reference import Arguments
 from regard.gpu import launch, shares
 
-KERNELS = launch.Kernels("regard.attention.additive.gpu_kernels")
+KERNELS = launch.Kernels("regard.attention.additive.triton_kernels")
 
 
 def reasons(arguments: Arguments) -> list[str]:

@@ -1,4 +1,4 @@
-"""The GPU kernels of neighborhood attention: those of gpu_kernels.py and gpu_bias.py, launched on tensors."""
+"""The GPU kernels of neighborhood attention, launched on tensors."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from regard.attention.neighborhood.gpu_plan import Plan, Problem, plan
 from regard.attention.neighborhood.reference import Arguments
 from regard.gpu import launch
 
-KERNELS = launch.Kernels("regard.attention.neighborhood.gpu_kernels")
-BIAS_KERNELS = launch.Kernels("regard.attention.neighborhood.gpu_bias")
+KERNELS = launch.Kernels("regard.attention.neighborhood.triton_kernels")
+BIAS_KERNELS = launch.Kernels("regard.attention.neighborhood.triton_bias")
+BIAS_GRADIENT_KERNELS = launch.Kernels("regard.attention.neighborhood.triton_bias_gradient")
 MAX_SCRATCH = 64 * 2**20  # bytes for the partial sums of the bias' gradient
+EXPANSION = ("LEAD", "PLACES", "STEP", "FIRST")  # constants of an expanded bias
 BLOCK = 16  # entries of a table that one program adds up
 
 
@@ -113,9 +115,21 @@ def _plan(
     is_causal: Sequence[bool],
     bias: Tensor | None,
 ) -> Plan:
-    kinds = query.dtype, launch.precision(query), launch.is_large(query, key, value)
-    window = tuple(kernel_size), tuple(dilation), tuple(stride), tuple(is_causal)
-    return plan(Problem(is_forward, query.shape, value.shape[-1], bias is not None, *kinds, *window))
+    return plan(
+        Problem(
+            is_forward,
+            query.shape,
+            value.shape[-1],
+            bias is not None,
+            query.dtype,
+            launch.precision(query),
+            launch.is_large(query, key, value),
+            tuple(kernel_size),
+            tuple(dilation),
+            tuple(stride),
+            tuple(is_causal),
+        )
+    )
 
 
 def _expand(divided: Plan, bias: Tensor | None, *, keys_in_rows: bool) -> Tensor | None:
@@ -124,7 +138,7 @@ def _expand(divided: Plan, bias: Tensor | None, *, keys_in_rows: bool) -> Tensor
         return None if bias is None else bias.contiguous()
     tiles = bias.shape[0] * divided.expanded
     expanded = bias.new_empty(tiles * divided.pairs)
-    constants = {name: divided.constants[name] for name in ("KERNEL", "TILE", "KEYS", "PLACES", "STEP", "FIRST")}
+    constants = {name: divided.constants[name] for name in ("KERNEL", "TILE", "KEYS", *EXPANSION[1:])}
     BIAS_KERNELS.launch("expand_bias", tiles, bias.contiguous(), expanded, **constants, KEYS_IN_ROWS=keys_in_rows)
     return expanded
 
@@ -144,17 +158,21 @@ def _fill_grad_bias(
     chunks = max(1, min(tiles, wanted, MAX_SCRATCH // (4 * per_head)))
     together = max(1, min(heads, MAX_SCRATCH // (4 * per_head * chunks)))
     partial = torch.empty(together * chunks * per_head, dtype=torch.float32, device=grad_bias.device)
+    constants = {name: one for name, one in divided.constants.items() if name not in EXPANSION}
     summed = {name: divided.constants[name] for name in ("KERNEL", "TILE", "KEYS")}
     for head in range(0, heads, together):
         now = min(together, heads - head)
-        BIAS_KERNELS.launch(
+        BIAS_GRADIENT_KERNELS.launch(
             "gradients_by_place",
             now * places * chunks,
-            *(*tensors, partial, *strides, *divided.arguments, divided.first_place, divided.places),
-            *(head, tiles, chunks, scale),
-            **divided.constants,
+            *tensors,
+            partial,
+            *strides,
+            *divided.arguments,
+            *(divided.first_place, divided.places, head, tiles, chunks, scale),
+            **constants,
         )
-        BIAS_KERNELS.launch(
+        BIAS_GRADIENT_KERNELS.launch(
             "sum_by_entry",
             now * -(-divided.entries // BLOCK),
             *(partial, grad_bias, divided.first_place, divided.places, head, chunks),

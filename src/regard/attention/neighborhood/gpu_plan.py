@@ -1,4 +1,4 @@
-"""How the GPU kernels of neighborhood attention divide a call: tiles, programs, and what is compiled into the kernels."""
+"""How the GPU kernels of neighborhood attention divide a call: tiles, programs, and constants of the kernels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import NamedTuple
 import torch
 
 from regard.gpu import launch
-
 
 MAX_EXPANDED = 2**24  # elements of an expanded bias
 
@@ -112,8 +111,6 @@ def plan(problem: Problem) -> Plan:
     units = problem.shape[0] * problem.shape[-2] * prod(dilation)
     first, places = _places(kernel, tile, keys, keys)
     lead, step, expanded_first, expanded_places, expanded = _expansion(problem, kernel, tile, keys)
-    width, rest = launch.split_channels(problem.shape[-1])
-    value_width, value_rest = launch.split_channels(problem.value_dim)
     constants: dict[str, launch.Constant] = {
         "KERNEL": kernel,
         "STRIDE": launch.per_axis(problem.stride, 1),
@@ -121,15 +118,10 @@ def plan(problem: Problem) -> Plan:
         "RANK": len(problem.kernel_size),
         "TILE": tile,
         "KEYS": keys,
-        "DIM": problem.shape[-1],
-        "WIDTH": width,
-        "REST": rest,
-        "VALUE_DIM": problem.value_dim,
-        "VALUE_WIDTH": value_width,
-        "VALUE_REST": value_rest,
+        "SIZES": (problem.shape[-1], *launch.split_channels(problem.shape[-1])),
+        "VALUE_SIZES": (problem.value_dim, *launch.split_channels(problem.value_dim)),
         "PRECISION": problem.precision,
         "LARGE": problem.is_large,
-        "EXPANDED": expanded > 0,
         "LEAD": lead,
         "PLACES": expanded_places,
         "STEP": step,

@@ -1,4 +1,4 @@
-"""The GPU kernel of separable attention: gpu_kernels.py's functions, launched on tensors."""
+"""The GPU kernel of separable attention: triton_kernels.py's functions, launched on tensors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from regard.attention._operator import Kernel
 from regard.attention.separable.reference import Arguments
 from regard.gpu import launch, shares
 
-KERNELS = launch.Kernels("regard.attention.separable.gpu_kernels")
+KERNELS = launch.Kernels("regard.attention.separable.triton_kernels")
 
 
 def reasons(arguments: Arguments) -> list[str]:

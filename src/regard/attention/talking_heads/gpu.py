@@ -1,4 +1,4 @@
-"""The GPU kernels of talking-heads attention: those of gpu_kernels.py, launched on tensors."""
+"""The GPU kernels of talking-heads attention: those of triton_kernels.py, launched on tensors."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from regard.attention._operator import Kernel
 from regard.attention.talking_heads.reference import Arguments
 from regard.gpu import launch
 
-KERNELS = launch.Kernels("regard.attention.talking_heads.gpu_kernels")
+KERNELS = launch.Kernels("regard.attention.talking_heads.triton_kernels")
 LOG2_E = math.log2(math.e)
 
 
 def reasons(arguments: Arguments) -> list[str]:
     """Return the reasons why the kernels cannot serve a call; empty if they can."""
-    return launch.head_reasons(arguments.query, arguments.value)
+    found = launch.head_reasons(arguments.query, arguments.value)
+    if arguments.query.dtype == torch.float32 and arguments.query.device.type != "cpu":
+        found.append("Triton 3.6 compiles these kernels' float32 products to wrong accesses; use bfloat16 or float16")
+    return found
 
 
 class Tiles(NamedTuple):
@@ -229,10 +232,6 @@ class _Problem:
     def tiles(self, kernel: str, heads: int) -> Tiles:
         """Choose the tiles of a kernel that may divide its heads."""
         tiles = choose_tiles(kernel, self.heads, max(self.query_dim, self.value_dim), self.query.dtype)
-        if (
-            self.query.device.type == "cpu"
-        ):  # Triton's interpreter: the rounding of NumPy's products depends on the shape
-            tiles = tiles._replace(own=32, other=32)
         return tiles._replace(group=min(tiles.group, heads))
 
     def constants(self, tiles: Tiles, is_even: bool, *values: Tensor) -> dict[str, launch.Constant]:

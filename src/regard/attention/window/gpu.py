@@ -1,4 +1,4 @@
-"""The GPU kernels of window attention: those of gpu_kernels.py and gpu_tiled.py, launched on tensors."""
+"""The GPU kernels of window attention: those of triton_kernels.py and triton_tiled.py, launched on tensors."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from regard.attention._operator import Kernel
 from regard.attention.window.reference import Arguments
 from regard.gpu import launch
 
-KERNELS = launch.Kernels("regard.attention.window.gpu_kernels")
-TILED_KERNELS = launch.Kernels("regard.attention.window.gpu_tiled")
+KERNELS = launch.Kernels("regard.attention.window.triton_kernels")
+TILED_KERNELS = launch.Kernels("regard.attention.window.triton_tiled")
 MAX_SCRATCH = 64 * 2**20  # bytes for the partial sums of the bias' gradient
 
 

@@ -8,7 +8,7 @@ the gradients of the logits of a pair of tiles over a chunk of windows.
 import triton
 import triton.language as tl
 
-from regard.attention.window.gpu_geometry import (
+from regard.attention.window.triton_geometry import (
     load_bias,
     load_tokens,
     logits_of,
@@ -17,7 +17,7 @@ from regard.attention.window.gpu_geometry import (
     store_tokens,
     window_at,
 )
-from regard.gpu.tiles import add_weighted, row_products, zero_rows
+from regard.gpu.triton_tiles import add_weighted, row_products, zero_rows
 
 
 @triton.jit

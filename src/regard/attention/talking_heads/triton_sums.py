@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from regard.attention.talking_heads.gpu_heads import mixed_tiles
+from regard.attention.talking_heads.triton_heads import mixed_tiles
 
 
 @triton.jit

@@ -11,7 +11,7 @@ by the scale and log2(e). Batch entries and groups of heads are program ids abov
 import triton
 import triton.language as tl
 
-from regard.attention.talking_heads.gpu_heads import (
+from regard.attention.talking_heads.triton_heads import (
     add_products,
     again,
     head_products,
@@ -28,7 +28,7 @@ from regard.attention.talking_heads.gpu_heads import (
     zero_heads,
     zero_tiles,
 )
-from regard.attention.talking_heads.gpu_sums import (
+from regard.attention.talking_heads.triton_sums import (
     add_to_statistics,
     add_to_sums,
     store_statistics,

@@ -7,7 +7,7 @@ heads are contiguous and next to each other. HEADS of the kernels are the key, t
 import triton
 import triton.language as tl
 
-from regard.gpu.tiles import add_weighted, load_rows, row_products, store_rows, zero_rows
+from regard.gpu.triton_tiles import add_weighted, load_rows, row_products, store_rows, zero_rows
 
 
 @triton.jit

@@ -1,12 +1,14 @@
 """Which keys a query sees, and which queries see a key: arithmetic that all neighborhood kernels share, in Triton.
 
-Kernels see three grid axes; missing ones come first and have length 1. A dilated axis falls into groups of positions with
-equal remainders, and a kernel works inside one group per axis: on its members, numbered from 0. Tiles of queries and of
-keys are boxes of members, with a row per member, the last axis fastest.
+Kernels see three grid axes; missing ones come first and have length 1. A dilated axis falls into groups of positions
+with equal remainders, and a kernel works inside one group per axis: on its members, numbered from 0. Tiles of queries
+and of keys are boxes of members, with a row per member, the last axis fastest.
 """
 
 import triton
 import triton.language as tl
+
+from regard.gpu.triton_tiles import load_rows, store_rows
 
 
 @triton.jit
@@ -121,7 +123,7 @@ def _last_query(key, members, KERNEL: tl.constexpr, STRIDE: tl.constexpr, CAUSAL
 
 @triton.jit
 def windows_of(rows, members, KERNEL: tl.constexpr, STRIDE: tl.constexpr, CAUSAL: tl.constexpr):
-    """Return the first members of the windows of rows of queries, and the windows' widths; 0 for rows beyond the end."""
+    """Return the first members of the windows of rows of queries, and their widths; 0 for rows beyond the end."""
     start_0 = _first_key(rows[0], members[0], KERNEL[0], STRIDE[0], CAUSAL[0])
     start_1 = _first_key(rows[1], members[1], KERNEL[1], STRIDE[1], CAUSAL[1])
     start_2 = _first_key(rows[2], members[2], KERNEL[2], STRIDE[2], CAUSAL[2])
@@ -203,12 +205,18 @@ def tile_at(index, low, tiles, TILE: tl.constexpr):
 @triton.jit
 def seen(keys, starts, widths, RANK: tl.constexpr):
     """Return which keys are in which windows; keys and windows are laid out for broadcasting."""
-    visible = (keys[2] - starts[2]).to(tl.uint32, bitcast=True) < widths[2].to(tl.uint32, bitcast=True)
+    visible = _is_between(keys[2], starts[2], widths[2])
     if RANK > 1:
-        visible &= (keys[1] - starts[1]).to(tl.uint32, bitcast=True) < widths[1].to(tl.uint32, bitcast=True)
+        visible &= _is_between(keys[1], starts[1], widths[1])
     if RANK > 2:
-        visible &= (keys[0] - starts[0]).to(tl.uint32, bitcast=True) < widths[0].to(tl.uint32, bitcast=True)
+        visible &= _is_between(keys[0], starts[0], widths[0])
     return visible
+
+
+@triton.jit
+def _is_between(keys, starts, widths):
+    """Compare once: without a sign, what lies before the start is large."""
+    return (keys - starts).to(tl.uint32, bitcast=True) < widths.to(tl.uint32, bitcast=True)
 
 
 @triton.jit
@@ -223,9 +231,7 @@ def all_seen(first, common_low, common_high, KEYS: tl.constexpr, RANK: tl.conste
 
 
 @triton.jit
-def common_keys(
-    first, members, TILE: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr, CAUSAL: tl.constexpr
-):
+def common_keys(first, members, TILE: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr, CAUSAL: tl.constexpr):
     """Return the first and the last member, per axis, that all queries of a tile see; none if the first is larger."""
     last_0 = tl.minimum(first[0] + TILE[0], members[0]) - 1
     last_1 = tl.minimum(first[1] + TILE[1], members[1]) - 1
@@ -256,47 +262,20 @@ def in_columns(vectors):
 
 
 @triton.jit
-def flat(vectors, KERNEL: tl.constexpr):
-    """Return numbers whose difference, key minus query, is the offset in a head's relative table from its center."""
-    return (vectors[0] * (2 * KERNEL[1] - 1) + vectors[1]) * (2 * KERNEL[2] - 1) + vectors[2]
+def load_members(pointer, rows, groups, members, dilation, strides, SIZES: tl.constexpr, LARGE: tl.constexpr):
+    """Load rows of one batch entry and head in two parts; zeros where no member is.
 
-
-@triton.jit
-def load_bias(bias, head, keys, queries, visible, KERNEL: tl.constexpr):
-    """Load the bias of pairs, in units of the exponent of 2; `keys` and `queries` are those of `flat`, broadcast."""
-    center: tl.constexpr = ((KERNEL[0] - 1) * (2 * KERNEL[1] - 1) + KERNEL[1] - 1) * (2 * KERNEL[2] - 1) + KERNEL[2] - 1
-    entries: tl.constexpr = (2 * KERNEL[0] - 1) * (2 * KERNEL[1] - 1) * (2 * KERNEL[2] - 1)
-    loaded = tl.load(bias + (head * entries + center) + (keys - queries), mask=visible, other=0.0)
-    return loaded.to(tl.float32) * 1.4426950408889634
-
-
-@triton.jit
-def in_table(keys, queries, KERNEL: tl.constexpr):
-    """Return which pairs have an entry in the relative table; members of keys and queries are laid out to broadcast."""
-    near = (tl.abs(keys[0] - queries[0]) < KERNEL[0]) & (tl.abs(keys[1] - queries[1]) < KERNEL[1])
-    return near & (tl.abs(keys[2] - queries[2]) < KERNEL[2])
-
-
-@triton.jit
-def load_expanded(
-    expanded,
-    head,
-    keys,
-    queries,
-    PLACES: tl.constexpr,
-    STEP: tl.constexpr,
-    FIRST: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    """Load the bias of the tile of keys and the tile of queries that start at these members, as `expand_bias` wrote it.
-
-    It is in units of the exponent of 2, `[ROWS, COLUMNS]`.
+    `SIZES` has the number of channels and the widths of the parts, as `load_rows` takes them.
     """
-    place = (keys[0] - queries[0] - FIRST[0]) // STEP[0]
-    place = place * PLACES[1] + (keys[1] - queries[1] - FIRST[1]) // STEP[1]
-    place = place * PLACES[2] + (keys[2] - queries[2] - FIRST[2]) // STEP[2]
-    tile = head * (PLACES[0] * PLACES[1] * PLACES[2]) + place
-    element = tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-    loaded = tl.load(expanded + tile.to(tl.int64) * (ROWS * COLUMNS) + element)
-    return loaded.to(tl.float32) * 1.4426950408889634
+    offsets = row_offsets(rows, groups, dilation, strides, LARGE)
+    return load_rows(pointer, offsets, exist(rows, members), strides[5], SIZES[0], SIZES[1], SIZES[2])
+
+
+@triton.jit
+def store_members(
+    pointer, values, values_rest, rows, groups, members, dilation, strides, SIZES: tl.constexpr, LARGE: tl.constexpr
+):
+    """Store what `load_members` would load."""
+    offsets = row_offsets(rows, groups, dilation, strides, LARGE)
+    there = exist(rows, members)
+    store_rows(pointer, offsets, there, strides[5], values, values_rest, SIZES[0], SIZES[1], SIZES[2])

@@ -7,7 +7,7 @@ head's logits in registers. Programs of the heads of a window are adjacent, sinc
 import triton
 import triton.language as tl
 
-from regard.attention.window.gpu_geometry import (
+from regard.attention.window.triton_geometry import (
     cells_of,
     load_bias,
     load_tokens,
@@ -17,7 +17,7 @@ from regard.attention.window.gpu_geometry import (
     store_tokens,
     window_at,
 )
-from regard.gpu.tiles import add_weighted, row_products, store_rows, zero_rows
+from regard.gpu.triton_tiles import add_weighted, row_products, store_rows, zero_rows
 
 
 @triton.jit

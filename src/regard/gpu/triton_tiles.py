@@ -1,7 +1,7 @@
 """Triton functions that the kernels of all mechanisms share: rows of tensors in tiles, and their products.
 
-A tile of rows has its channels in one or two parts, `WIDTH` and `REST` wide (`launch.split_channels`). Where `REST` is 0,
-the second part is the first one, and nothing is computed with it.
+A tile of rows has its channels in one or two parts, `WIDTH` and `REST` wide (`launch.split_channels`). Where `REST` is
+0, the second part is the first one, and nothing is computed with it.
 """
 
 import triton

@@ -7,7 +7,7 @@ numbered with the last axis fastest. `SIZES` are a head's channels and the width
 import triton
 import triton.language as tl
 
-from regard.gpu.tiles import load_rows, row_products, store_rows
+from regard.gpu.triton_tiles import load_rows, row_products, store_rows
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 
