@@ -7,7 +7,7 @@ PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --quiet
 KERNELS := $(wildcard src/regard/*/*.cpp src/regard/*/*.h src/regard/attention/*/*.cpp src/regard/attention/*/*.h)
 NATIVE := CMakeLists.txt $(KERNELS)
 
-.PHONY: help demo test test-rest test-all test-lowered test-aarch64 check bench table calibrate sanitize docs clean
+.PHONY: help demo test test-rest test-all test-lowered test-aarch64 test-triton test-gpu resources check bench table calibrate sanitize docs clean
 help:
 	@echo "make demo    train, evaluate and try two small networks on handwritten digits"
 	@echo "make test    run a broad selection of the tests, in minutes: every file, mechanism and family"
@@ -15,6 +15,9 @@ help:
 	@echo "make test-all run both"
 	@echo "make test-lowered run all tests twice, on the AVX2 and the SSE instruction sets of PyTorch"
 	@echo "make test-aarch64 run the kernels' tests with the kernels for ARM in QEMU (Debian: g++-aarch64-linux-gnu, qemu-user)"
+	@echo "make test-triton run the GPU kernels in Triton's interpreter, on the CPU"
+	@echo "make test-gpu run the GPU kernels' tests on this machine's GPU"
+	@echo "make resources compile the GPU kernels for three processors and show registers, spills and shared memory"
 	@echo "make check   run the linters, the formatters' checks, the type checker and the spelling checker"
 	@echo "make bench   measure the kernels against their bars (quiet machine, some minutes)"
 	@echo "make table   measure all models in all runtimes, into results.csv (hours; a stopped run continues)"
@@ -41,6 +44,15 @@ test-lowered: $(VENV)/dev.installed
 
 test-aarch64: $(VENV)/dev.installed
 	PATH=$(BIN):$$PATH $(PYTEST) --numprocesses 0 -p aarch64.plugin -m "not exhaustive" --ignore tests/attention/test_kernel_limits.py tests/attention tests/dense
+
+test-triton: $(VENV)/dev.installed
+	$(PYTEST) -p gpu.interpreter tests/attention/test_contract.py -k "fused and test_budget and not bfloat16"
+
+test-gpu: $(VENV)/dev.installed
+	$(BIN)/python -m pytest --quiet tests/gpu tests/attention -k "gpu or cuda"
+
+resources: $(VENV)/dev.installed
+	$(BIN)/python tests/gpu/resources.py
 
 check: $(VENV)/dev.installed
 	$(BIN)/ruff check

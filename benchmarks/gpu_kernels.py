@@ -2,13 +2,15 @@
 
     python benchmarks/gpu_kernels.py [--only PART] [--out FILE.json]
 
-Times are medians of CUDA events. Ceilings, a large copy and a large product, are measured in the same run.
+Times are medians of CUDA events and include the launch from Python; `busy` times are those of the kernels alone, from
+torch's profiler. The ceilings, a large copy and a large product, are measured in the same run.
 """
 
 import argparse
 import json
 from functools import partial
 from math import prod
+from pathlib import Path
 
 import torch
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
@@ -88,69 +90,61 @@ def inputs_of(batch, grid, heads, dim, requires_grad=False):
 
 
 def neighborhood_mask(grid, kernel):
-    """Return the block mask of non-causal neighborhood attention, and the tables of its windows."""
-    height, width = grid
-    start = [(torch.arange(length, device=DEVICE) - kernel // 2).clamp(0, length - kernel) for length in grid]
+    """Return the block mask of non-causal neighborhood attention."""
+    width, tokens = grid[1], prod(grid)
+    rows, columns = (
+        (torch.arange(length, device=DEVICE) - kernel // 2).clamp(0, length - kernel) for length in grid
+    )  # the first key of each query
 
     def inside(batch, head, query, key):
-        row, column = key // width - start[0][query // width], key % width - start[1][query % width]
+        row, column = key // width - rows[query // width], key % width - columns[query % width]
         return (row >= 0) & (row < kernel) & (column >= 0) & (column < kernel)
 
-    tokens = prod(grid)
     return torch.compile(create_block_mask)(inside, None, None, tokens, tokens, device=DEVICE)
 
 
 def neighborhood_2d():
     batch, grid, heads, dim, kernel = 16, (56, 56), 4, 32, 7
-    query, key, value = inputs_of(batch, grid, heads, dim, requires_grad=True)
-    ours = partial(neighborhood_attention, query, key, value, kernel)
-    flops = 4 * batch * prod(grid) * heads * dim * kernel**2
-    flat = [one.detach().flatten(1, 2).transpose(1, 2).contiguous().requires_grad_() for one in (query, key, value)]
+    inputs = inputs_of(batch, grid, heads, dim, requires_grad=True)
+    ours = partial(neighborhood_attention, *inputs, kernel)
+    flat = [one.detach().flatten(1, 2).transpose(1, 2).contiguous().requires_grad_() for one in inputs]
     mask, compiled = neighborhood_mask(grid, kernel), torch.compile(flex_attention)
     flex = partial(compiled, *flat, block_mask=mask)
     with torch.no_grad():
         torch.testing.assert_close(ours().flatten(1, 2).transpose(1, 2), flex(), atol=2e-2, rtol=2e-2)
-        mine, theirs = milliseconds(ours), milliseconds(flex)
-    report("neighborhood 2-D forward", ms=mine, flex_ms=theirs, ratio=theirs / mine, useful_tflops=flops / mine / 1e9)
+        mine, theirs, busy = milliseconds(ours), milliseconds(flex), profile(ours)
+    flops = 4 * batch * prod(grid) * heads * dim * kernel**2
+    report("neighborhood 2-D forward", ms=mine, flex_ms=theirs, ratio=theirs / mine, busy_ms=busy, flops=flops)
+    grad = torch.randn_like(inputs[0])
+    mine = milliseconds(with_gradients(ours, inputs, grad))
+    report("neighborhood 2-D forward + backward", ms=mine)
 
     table = torch.randn(heads, 2 * kernel - 1, 2 * kernel - 1, device=DEVICE, requires_grad=True)
-    grad = torch.randn_like(query)
-    biased = partial(neighborhood_attention, query, key, value, kernel, bias=table.bfloat16())
-    mine = milliseconds(
-        with_gradients(
-            lambda: neighborhood_attention(query, key, value, kernel, bias=table.bfloat16()),
-            (query, key, value, table),
-            grad,
-        )
-    )
-    plain = milliseconds(with_gradients(ours, (query, key, value), grad))
+    flat_table = table.detach().flatten(1).requires_grad_()
+    flex = partial(compiled, *flat, score_mod=bias_of(flat_table, grid[1], kernel), block_mask=mask)
+
+    def biased():
+        return ours(bias=table.bfloat16())
+
     with torch.no_grad():
-        busy_forward = profile(ours)
-    busy = profile(
-        with_gradients(
-            lambda: neighborhood_attention(query, key, value, kernel, bias=table.bfloat16()),
-            (query, key, value, table),
-            grad,
-        )
-    )
-    report(
-        "neighborhood 2-D forward + backward", ms=plain, with_bias_ms=mine, busy_ms=busy, busy_forward_ms=busy_forward
-    )
-    width = grid[1]
+        torch.testing.assert_close(biased().flatten(1, 2).transpose(1, 2), flex(), atol=5e-2, rtol=5e-2)
+    both = with_gradients(biased, (*inputs, table), grad)
+    mine, busy = milliseconds(both), profile(both)
+    theirs = milliseconds(with_gradients(flex, (*flat, flat_table), grad.flatten(1, 2).transpose(1, 2)))
+    case = "neighborhood 2-D forward + backward with bias"
+    report(case, ms=mine, flex_ms=theirs, ratio=theirs / mine, busy_ms=busy)
+
+
+def bias_of(table, width, kernel):
+    """Return FlexAttention's `score_mod` that adds a learned relative bias."""
 
     def add_bias(score, batch, head, query, key):
         row = key // width - query // width + kernel - 1
         column = key % width - query % width + kernel - 1
         inside = (row >= 0) & (row < 2 * kernel - 1) & (column >= 0) & (column < 2 * kernel - 1)
-        index = torch.where(inside, row * (2 * kernel - 1) + column, 0)
-        return score + flat_table[head, index]
+        return score + table[head, torch.where(inside, row * (2 * kernel - 1) + column, 0)]
 
-    flat_table = table.detach().flatten(1).requires_grad_()
-    flex = partial(compiled, *flat, score_mod=add_bias, block_mask=mask)
-    with torch.no_grad():
-        torch.testing.assert_close(biased().flatten(1, 2).transpose(1, 2), flex(), atol=5e-2, rtol=5e-2)
-    theirs = milliseconds(with_gradients(flex, (*flat, flat_table), grad.flatten(1, 2).transpose(1, 2)))
-    report("neighborhood 2-D forward + backward with bias", ms=mine, flex_ms=theirs, ratio=theirs / mine)
+    return add_bias
 
 
 def neighborhood_large():
@@ -192,7 +186,7 @@ def window():
     x = torch.randn(64, 56, 56, 96, device=DEVICE, dtype=torch.bfloat16, requires_grad=True)
     theirs = SwinTransformerBlock(96, (56, 56), num_heads=3, window_size=7, shift_size=3).to(DEVICE, torch.bfloat16)
     ours = WindowAttention(96, num_heads=3, window_size=7, shift_size=3).to(DEVICE, torch.bfloat16)
-    parameters = [one for one in theirs.attn.parameters()]
+    parameters = list(theirs.attn.parameters())
     grad = torch.randn_like(x)
     with torch.no_grad():
         mine, timm = milliseconds(lambda: ours(x)), milliseconds(lambda: theirs._attn(x))
@@ -261,8 +255,7 @@ def main():
         except Exception as error:  # the other parts go on
             report(part.__name__, failed=f"{type(error).__name__}: {str(error)[-1500:]}")
     if options.out:
-        with open(options.out, "w") as file:
-            json.dump(RESULTS, file, indent=1)
+        Path(options.out).write_text(json.dumps(RESULTS, indent=1))
 
 
 if __name__ == "__main__":
