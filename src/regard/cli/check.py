@@ -40,6 +40,9 @@ def _installation() -> Table:
     table.add("cores", describe_load(torch.get_num_threads()))
     table.add("devices", ", ".join(map(_describe, _devices())))
     table.add("native library", native_library().problem or f"compiled for {native_library().instruction_set}")
+    triton = version("triton")
+    kernels = f"Triton {triton}; the kernels were tested on an NVIDIA H100" if triton else "missing: pip install triton"
+    table.add("GPU kernels", kernels)
     for extra, packages in OPTIONAL.items():
         for package in packages:
             table.add(package, version(package) or f"missing: pip install 'regard[{extra}]'")

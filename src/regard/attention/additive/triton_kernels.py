@@ -8,7 +8,7 @@ too many registers.
 import triton
 import triton.language as tl
 
-from regard.gpu import pooling
+from regard.gpu import triton_pooling as pooling
 
 
 @triton.jit

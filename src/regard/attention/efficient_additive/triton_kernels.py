@@ -6,7 +6,7 @@ A program works on the tokens of one part of one batch entry; a tile's rows have
 import triton
 import triton.language as tl
 
-from regard.gpu import pooling
+from regard.gpu import triton_pooling as pooling
 
 
 @triton.jit

@@ -7,7 +7,7 @@ per patch, have one head.
 import triton
 import triton.language as tl
 
-from regard.gpu import pooling
+from regard.gpu import triton_pooling as pooling
 
 
 @triton.jit
