@@ -49,7 +49,7 @@ test-triton: $(VENV)/dev.installed
 	$(PYTEST) -p gpu.interpreter tests/attention/test_contract.py -k "fused and test_budget and not bfloat16"
 
 test-gpu: $(VENV)/dev.installed
-	$(BIN)/python -m pytest --quiet tests/gpu tests/attention -k "gpu or cuda"
+	$(BIN)/python -m pytest --quiet tests/gpu tests/attention -k "test_gpu or cuda"
 
 resources: $(VENV)/dev.installed
 	$(BIN)/python tests/gpu/resources.py
