@@ -65,7 +65,7 @@ def operator_calls(mechanism, sample, device, dtype=torch.float32):
     ]
     outputs = leaves(operator.forward(*inputs))
     grads = [torch.randn_like(output).requires_grad_() for output in outputs[: operator.num_grads]]
-    saved = [output.detach() for output in outputs[operator.num_grads :]]
+    saved = [output.detach() for output in outputs[operator.first_saved :]]
     return (operator.forward, inputs), (operator.backward, [*grads, *inputs, *saved])
 
 
