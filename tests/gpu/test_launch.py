@@ -1,0 +1,53 @@
+"""What can be said of the GPU kernels without a GPU: why none serves, and how a call is divided."""
+
+from math import prod
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from regard.attention.neighborhood.gpu_plan import box
+from regard.gpu import launch
+
+
+def test_triton_is_missing(monkeypatch):
+    monkeypatch.setattr(launch, "HAS_TRITON", False)
+    assert launch.reasons(torch.zeros(1)) == ["Triton is not installed; install it with: pip install triton"]
+
+
+def test_reasons(monkeypatch):
+    monkeypatch.setattr(launch, "HAS_TRITON", True)
+    assert launch.head_reasons(torch.zeros(2, 256), torch.zeros(2, 8)) == []
+    assert launch.head_reasons(torch.zeros(2, 8), torch.zeros(2, 257)) == ["heads have more than 256 channels"]
+    (reason,) = launch.reasons(torch.zeros(1, dtype=torch.float64))
+    assert reason == "the GPU kernels serve float32, bfloat16 and float16, not torch.float64"
+
+
+@pytest.mark.parametrize(("major", "is_served"), [(7, False), (8, True), (12, True)])
+def test_old_gpus(monkeypatch, major, is_served):
+    monkeypatch.setattr(launch, "HAS_TRITON", True)
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=major))
+    tensor = SimpleNamespace(dtype=torch.float16, device=torch.device("cuda", 0))
+    assert (launch.reasons(tensor) == []) == is_served
+
+
+@pytest.mark.parametrize("channels", range(1, 257))
+def test_channels_are_covered_by_few(channels):
+    width, rest = launch.split_channels(channels)
+    assert width + rest >= channels
+    assert all(part & (part - 1) == 0 for part in (width, rest)) and width >= 16 and (rest == 0 or rest >= 16)
+    assert width + rest <= max(16, 2 * channels)
+
+
+def test_72_and_80_channels_are_not_128():
+    assert launch.split_channels(72) == launch.split_channels(80) == (64, 16)
+
+
+@pytest.mark.parametrize("members", [(1, 1, 7), (1, 56, 56), (1, 3, 50), (30, 48, 80), (1, 1, 1)])
+@pytest.mark.parametrize("positions", [16, 64, 128])
+def test_boxes(members, positions):
+    """A box is not longer than an axis needs, but for the last axis, up to the rows of a product."""
+    sides = box(positions, members)
+    assert 16 <= prod(sides) <= positions
+    assert all(side < 2 * length for side, length in zip(sides[:-1], members[:-1], strict=True))
