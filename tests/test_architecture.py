@@ -59,8 +59,8 @@ def test_no_private_names_from_other_packages(path):
 # What each file of a mechanism may import from its own folder, from the shared files of attention/, and of regard.
 ARROWS = {
     "reference": ((), ("_pooling",), ()),
-    "cpu": (("reference",), ("_operator",), ("native",)),
-    "gpu": (("reference", "gpu_plan"), ("_operator",), ("gpu",)),
+    "cpu": (("reference",), ("_operator", "_canceled"), ("native",)),
+    "gpu": (("reference", "gpu_plan"), ("_operator", "_canceled"), ("gpu",)),
     "gpu_plan": ((), (), ("gpu",)),
     "triton": (("triton",), (), ("gpu",)),
     "sdpa": ((), (), ()),

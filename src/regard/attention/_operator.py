@@ -112,7 +112,7 @@ class Operator(Generic[Result]):
         if device.type in self.kernels:
             reasons = self.kernels[device.type].reasons(arguments)
         else:
-            reasons = [f"there are kernels for {' and '.join(self.kernels)}, and the tensors are on {device}"]
+            reasons = [f"there are kernels for {', '.join(self.kernels)}, and the tensors are on {device}"]
         if getattr(arguments, "dropout_p", 0.0) > 0:
             reasons.append("the kernel has no dropout of attention weights")
         return reasons + untraceable_reasons()

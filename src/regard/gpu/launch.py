@@ -138,9 +138,3 @@ def multiprocessors(tensor: Tensor) -> int:
 def parameter(tensor: Tensor | None) -> Tensor | None:
     """Return a bias, mix or weight as kernels read it: contiguous float32."""
     return None if tensor is None else tensor.float().contiguous()
-
-
-def fill_canceled(grad_bias: Tensor | None, grad_weight: Tensor) -> None:
-    """Fill the gradient of a bias that a softmax cancels: zero, or NaN where its whole row of the weight's is NaN."""
-    if grad_bias is not None:
-        grad_bias.zero_().masked_fill_(grad_weight.isnan().all(-1), torch.nan)

@@ -1,4 +1,4 @@
-"""How the programs of the pooled mechanisms share tokens: the host's side of pooling.py."""
+"""How the programs of the pooled mechanisms share tokens: the host's side of triton_pooling.py."""
 
 from __future__ import annotations
 

@@ -108,9 +108,3 @@ def store(totals: Sequence[Tensor | None], grads: Sequence[Tensor | None]) -> No
     for total, grad in zip(totals, grads, strict=True):
         if total is not None and grad is not None:
             grad.copy_(total)
-
-
-def fill_canceled(grad_bias: Tensor | None, grad_weight: Tensor) -> None:
-    """Fill the gradient of a bias that a softmax cancels: zero, or NaN where its whole row of the weight's is NaN."""
-    if grad_bias is not None:
-        grad_bias.zero_().masked_fill_(grad_weight.isnan().all(-1), torch.nan)

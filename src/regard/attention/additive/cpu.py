@@ -7,6 +7,7 @@ import ctypes
 import torch
 from torch import Tensor
 
+from regard.attention._canceled import fill_canceled, with_canceled
 from regard.attention._operator import Kernel
 from regard.attention.additive.reference import Arguments
 from regard.native import calls
@@ -53,11 +54,11 @@ def backward(
     calls.call("regard_additive_backward", query.dtype, problem, operands, *weights, *totals)
     calls.store(totals, grad_weights)
     for grad_weight, grad_bias in zip(grad_weights, grads[4:6], strict=True):
-        calls.fill_canceled(grad_bias, grad_weight)
+        fill_canceled(grad_bias, grad_weight)
 
 
 def _scoring(weight: Tensor, bias: Tensor | None) -> Tensor | None:
-    return calls.parameter(weight if bias is None else weight + 0 * bias[:, None])
+    return calls.parameter(with_canceled(weight, bias))
 
 
 class _Problem(ctypes.Structure):

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from regard.attention._canceled import fill_canceled, with_canceled
 from regard.attention._operator import Kernel
 from regard.attention.additive.reference import Arguments
 from regard.gpu import launch, shares
@@ -68,7 +69,7 @@ def backward(
     _fill_weight_grad(grads[2], query_pools.scores, query, None, scale)
     _fill_weight_grad(grads[3], key_pools.scores, key, queries, scale)
     for grad_weight, grad_bias in zip(grads[2:4], grads[4:6], strict=True):
-        launch.fill_canceled(grad_bias, grad_weight)
+        fill_canceled(grad_bias, grad_weight)
 
 
 class _Pools(NamedTuple):
@@ -98,7 +99,7 @@ def _tokens(tensor: Tensor) -> Tensor:
 
 
 def _scoring(weight: Tensor, bias: Tensor | None) -> Tensor:
-    return (weight if bias is None else weight + 0 * bias[:, None]).contiguous()
+    return with_canceled(weight, bias).contiguous()
 
 
 def _problem(query: Tensor) -> _Problem:

@@ -7,6 +7,7 @@ import ctypes
 import torch
 from torch import Tensor
 
+from regard.attention._canceled import fill_canceled, with_canceled
 from regard.attention._operator import Kernel
 from regard.attention.talking_heads.reference import Arguments
 from regard.native import calls
@@ -29,7 +30,7 @@ def forward(
     scale: float,
 ) -> None:
     """Fill `out`. The softmax cancels the bias of the logits, unless that is NaN or infinite."""
-    logits_mix = _with_canceled(logits_mix, logits_bias)
+    logits_mix = with_canceled(logits_mix, logits_bias)
     query, key, value, out = map(_tokens, (query, key, value, out))
     problem = _problem(query, value, logits_mix, scale)
     mixes = map(calls.parameter, (logits_mix, weights_mix, weights_bias))
@@ -50,7 +51,7 @@ def backward(
 ) -> None:
     """Fill the gradients; that of the logits' bias is zero, or NaN where its head's are."""
     grad_logits_mix, grad_weights_mix, grad_logits_bias, grad_weights_bias, _ = grads[3:]
-    logits_mix = _with_canceled(logits_mix, logits_bias)
+    logits_mix = with_canceled(logits_mix, logits_bias)
     query, key, value, grad_out, *grad_tokens = map(_tokens, (query, key, value, grad_out, *grads[:3]))
     problem = _problem(query, value, logits_mix, scale)
     operands = calls.operands(query, key, value, grad_out, *grad_tokens)
@@ -58,11 +59,7 @@ def backward(
     totals = calls.sums([grad_logits_mix, grad_weights_mix, grad_weights_bias])
     calls.call("regard_talking_heads_backward", query.dtype, problem, operands, *mixes, *totals)
     calls.store(totals, [grad_logits_mix, grad_weights_mix, grad_weights_bias])
-    calls.fill_canceled(grad_logits_bias, grad_logits_mix)
-
-
-def _with_canceled(logits_mix: Tensor, logits_bias: Tensor | None) -> Tensor:
-    return logits_mix if logits_bias is None else logits_mix + 0 * logits_bias[:, None]
+    fill_canceled(grad_logits_bias, grad_logits_mix)
 
 
 def _tokens(tensor: Tensor) -> Tensor:

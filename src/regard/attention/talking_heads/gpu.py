@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from regard.attention._canceled import fill_canceled, with_canceled
 from regard.attention._operator import Kernel
 from regard.attention.talking_heads.reference import Arguments
 from regard.gpu import launch
@@ -83,7 +84,7 @@ def forward(
 ) -> None:
     """Fill `out`. The softmax cancels the bias of the logits, unless that is NaN or infinite."""
     query, key, value, out = map(_tokens, (query, key, value, out))
-    problem = _Problem(query, key, value, _with_canceled(logits_mix, logits_bias), weights_mix, weights_bias, scale)
+    problem = _Problem(query, key, value, with_canceled(logits_mix, logits_bias), weights_mix, weights_bias, scale)
     problem.weighted_sums(value, problem.statistics(None), out, own_queries=True)
 
 
@@ -102,7 +103,7 @@ def backward(
     """Fill the gradients; that of the logits' bias is zero, or NaN where its head's are."""
     grad_logits_mix, grad_weights_mix, grad_logits_bias, grad_weights_bias, _ = grads[3:]
     query, key, value, grad_out, *grad_tokens = map(_tokens, (query, key, value, grad_out, *grads[:3]))
-    problem = _Problem(query, key, value, _with_canceled(logits_mix, logits_bias), weights_mix, weights_bias, scale)
+    problem = _Problem(query, key, value, with_canceled(logits_mix, logits_bias), weights_mix, weights_bias, scale)
     saved = problem.statistics(grad_out)
     problem.token_grads(grad_out, saved, grad_tokens[0], own_queries=True)
     problem.token_grads(grad_out, saved, grad_tokens[1], own_queries=False)
@@ -112,7 +113,7 @@ def backward(
     grad_weights_mix.copy_(weights_sum)
     if grad_weights_bias is not None:
         grad_weights_bias.copy_(bias_sum)
-    launch.fill_canceled(grad_logits_bias, grad_logits_mix)
+    fill_canceled(grad_logits_bias, grad_logits_mix)
 
 
 class _Statistics(NamedTuple):
@@ -255,10 +256,6 @@ def _channels(is_split: bool, *tensors: Tensor) -> tuple[int, int, int, bool]:
     dim = tensors[0].shape[-1]
     parts = launch.split_channels(dim) if is_split else (max(16, 1 << (dim - 1).bit_length()), 0)
     return dim, *parts, all(tensor.stride()[2:] == (dim, 1) for tensor in tensors)
-
-
-def _with_canceled(logits_mix: Tensor, logits_bias: Tensor | None) -> Tensor:
-    return logits_mix if logits_bias is None else logits_mix + 0 * logits_bias[:, None]
 
 
 def _tokens(tensor: Tensor) -> Tensor:
