@@ -1,5 +1,6 @@
 """The registered operators under opcheck, export, torch.compile, profilers and FLOP counters."""
 
+import os
 import subprocess
 import sys
 
@@ -64,3 +65,36 @@ import regard, torch, torch.utils.flop_counter as counter
 print(torch.ops.regard.window_attention in counter.flop_registry)
 """
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "True\n"
+
+
+UPGRADE = """
+import sys, torch
+from regard.attention._operator import Kernel, Operator
+
+extra = int(sys.argv[1])  # tensors that the forward pass saves for the backward pass
+def forward(out, *saved_and_x):
+    out.copy_(saved_and_x[-1] * 2)
+def backward(grads, grad, x, *saved):
+    grads[0].copy_(grad * (2 + len(saved)))
+kernel = Kernel(("cpu",), forward, backward, lambda arguments: [])
+schema = "cached(Tensor x) -> (" + ", ".join(["Tensor"] * (1 + extra)) + ")"
+outputs = lambda x: tuple(torch.empty_like(x) for _ in range(1 + extra))
+cached = Operator(schema, reference=lambda x: x * 2, outputs=outputs, kernels=[kernel], statistics=extra)
+x = torch.ones(3, requires_grad=True)
+torch.compile(lambda x: cached(x).sin())(x).sum().backward()
+print(float(x.grad[0] / torch.cos(torch.tensor(2.0))))
+"""
+
+
+@pytest.mark.exhaustive
+def test_an_upgrade_does_not_run_cached_programs_of_before(tmp_path):
+    """TorchInductor's key has no schema; the backward pass of a cached program would miss what is saved now."""
+    for extra in (1, 3, 1):
+        done = subprocess.run(
+            [sys.executable, "-c", UPGRADE, str(extra)],
+            env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert round(float(done.stdout), 4) == 2 + extra

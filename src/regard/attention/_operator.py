@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch._library.custom_ops import CustomOpDef
 
+from regard.attention._compile_cache import separate_compile_cache
 from regard.attention._flops import register_flops
 from regard.attention._transforms import derivative, map_batch, map_entries, untraceable_reasons
 
@@ -82,6 +83,7 @@ class Operator(Generic[Result]):
         grads = "".join(f"Tensor grad_{index}, " for index in range(self.num_grads))
         backward = f"({grads}{signature.partition(')')[0]}{saved}) -> Tensor[]"
         self.backward = self._define(f"{self.name}_backward", backward, self._run_backward)
+        separate_compile_cache(f"{schema} {backward}")
         self.forward.register_fake(lambda *inputs: self._unwrap(outputs(*inputs)))
         self.backward.register_fake(lambda *inputs: _present(_empty_grads(self._split(inputs)[1])))
         self.forward.register_autograd(self._differentiate, setup_context=self._save)

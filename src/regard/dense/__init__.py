@@ -1,8 +1,8 @@
 """Dense layers and convolutions for inference on a CPU, on regard's own kernel and on oneDNN.
 
-PyTorch's `linear` calls MKL. Its oneDNN computes the same product in up to a third less time for the small matrices of
-vision networks, and applies an activation or adds a residual before the result leaves the cache. Weights packed for
-oneDNN beforehand save up to a fifth more, in products and convolutions. regard's kernel computes a whole MLP on a tile
+An ordinary layer runs as it does in PyTorch. oneDNN on weights that were packed for it beforehand takes up to a third
+less time on some processors and more on others, and applies an activation or adds a residual before the result leaves
+the cache: `fuse` measures, and packs the layers that gain. regard's kernel computes a whole MLP on a tile
 of tokens that stays in the cache, with the layer normalization before it and the residual after it. These operators
 have no gradient. Calls that record gradients, run hooks, or are traced, counted or transformed take PyTorch's own path.
 """

@@ -7,28 +7,23 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from regard.dense.even import EvenLinear
 from regard.dense.hooks import does_nothing, has_hooks
-from regard.dense.onednn import product
 from regard.dense.packed import PackedConv2d, PackedLinear
 from regard.dense.panels import PanelConv2d, run_panels
 
 Activation = Callable[[Tensor], Tensor]
 
-LINEAR = (nn.Linear, EvenLinear, PackedLinear)
-"""Classes, without their subclasses, that compute the product of input and weight."""
-
 
 def dense(
     layer: nn.Module, x: Tensor, *, activation: Activation | None = None, residual: Tensor | None = None
 ) -> Tensor:
-    """Compute `activation(layer(x)) + residual`, in one call where the result is the same.
+    """Compute `activation(layer(x)) + residual`, in one call for a layer with packed weights.
 
     Args:
         layer: usually an `nn.Linear`. Any other module, and one with hooks, is called.
         x: `[..., in_features]`.
         activation: applied to the layer's output, if given.
-        residual: added last, if given. oneDNN takes an activation or a residual, not both.
+        residual: added last, if given. A packed layer takes an activation or a residual in its call, not both.
 
     Precision:
         That of `torch.nn.functional.linear`. The last bits may differ from a call that records gradients.
@@ -43,11 +38,9 @@ def dense(
     name = name_of(activation)
     if name and (out := run_panels((layer,), x, name, residual)) is not None:
         return out
-    gelu, out = name == "gelu", None
-    if isinstance(layer, nn.Linear) and type(layer) in LINEAR and (activation is None or residual is None):
-        out = product(layer, x, gelu, residual)
-    if out is not None:
-        return out if activation is None or gelu else activation(out)
+    is_one_step = activation is None or residual is None
+    if type(layer) is PackedLinear and name and is_one_step and layer.supports(x, residual):
+        return layer.multiply(x, name, residual)
     out = layer(x)
     out = out if activation is None else activation(out)
     return out if residual is None else out + residual

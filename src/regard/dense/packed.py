@@ -7,9 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from regard.dense.onednn import product
 from regard.dense.packing import Packed
-from regard.dense.support import is_intercepted, supports
+from regard.dense.support import is_intercepted, is_plain_tensor, supports
 
 ATTRIBUTES: Mapping[str, tuple[str, list[float], str]] = {
     "none": ("none", [], ""),
@@ -20,7 +19,7 @@ ATTRIBUTES: Mapping[str, tuple[str, list[float], str]] = {
 
 
 class PackedLinear(Packed, nn.Linear):
-    """Dense layer for inference with a packed weight.
+    """Dense layer for inference with a packed weight, on oneDNN.
 
     Example:
         >>> layer = PackedLinear(768, 192)
@@ -31,8 +30,32 @@ class PackedLinear(Packed, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform `[..., in_features]` to `[..., out_features]`."""
-        out = product(self, x)
-        return super().forward(x) if out is None else out
+        return self.multiply(x) if self.supports(x) else super().forward(x)
+
+    def multiply(self, x: Tensor, activation: str = "none", residual: Tensor | None = None) -> Tensor:
+        """Multiply on oneDNN, with "none", "gelu" or "silu" after it, or with a sum with `residual`."""
+        x = x.contiguous()
+        tokens = x.numel() // x.shape[-1]
+        weight = self.packed(lambda weight: torch.ops.mkldnn._reorder_linear_weight(weight, tokens))
+        operator = torch.ops.mkldnn._linear_pointwise
+        out: Tensor
+        if residual is not None:
+            out = operator.binary(x, residual.contiguous(), weight, self.bias, "add")
+        else:
+            out = operator(x, weight, self.bias, *ATTRIBUTES[activation])
+        return out
+
+    def supports(self, x: Tensor, residual: Tensor | None = None) -> bool:
+        """Whether oneDNN computes the call on `x`."""
+        return (
+            not is_intercepted()
+            and supports(self, x, self.weight, self.bias)
+            and x.ndim > 1
+            and self.weight.shape == (self.out_features, x.shape[-1])
+            and (
+                residual is None or (is_plain_tensor(residual) and residual.shape == (*x.shape[:-1], self.out_features))
+            )
+        )
 
 
 class PackedConv2d(Packed, nn.Conv2d):
