@@ -372,3 +372,17 @@ def test_timing_compares_with_the_first():
     assert timings["one"].ratio == 1.0
     assert timings["two"].ratio > 0 and timings["two"].seconds > 0
     assert calls[-4:] == [1, 1, 2, 2]
+
+
+def test_inference_mode_changes_nothing(prefer, compiled_calls):
+    """Parameters made in inference mode could be neither packed nor compiled."""
+    prefer("compiled")
+    model = network()
+    with torch.inference_mode():
+        frozen = freeze(model)
+        assert compiled_calls and not problem_of(frozen, "compiled")
+        frozen(X)
+    assert not any(parameter.is_inference() for parameter in frozen.parameters())
+    with torch.inference_mode():
+        fused = regard.fuse(model, inference=True, example=X)
+    assert not any(parameter.is_inference() for parameter in fused.parameters())

@@ -17,10 +17,12 @@ from regard.surgery.freezing.report import FreezeReport
 from regard.surgery.freezing.signature import Signature, arguments_of
 from regard.surgery.freezing.trial import Trial
 from regard.surgery.fuse import fuse
+from regard.surgery.modes import outside_inference_mode
 
 NO_BFLOAT16 = "this processor has no bfloat16 instructions, so that float32 is faster"
 
 
+@outside_inference_mode
 def freeze(
     model: nn.Module,
     example: Example,

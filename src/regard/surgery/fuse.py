@@ -10,11 +10,13 @@ from regard.surgery.choose import choose, choose_folded, make_report
 from regard.surgery.compare import EXAMPLE_HINT, Example, random_example
 from regard.surgery.inspection import walk
 from regard.surgery.judge import Judge, Stopwatch
+from regard.surgery.modes import outside_inference_mode
 from regard.surgery.replace import Model, Replacer, copy_model
 from regard.surgery.report import FuseReport
 from regard.surgery.search import find
 
 
+@outside_inference_mode
 def fuse(
     model: Model,
     *,
