@@ -1,9 +1,13 @@
+import os
 import pickle
+import tempfile
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from regard.errors import BrokenImageError
 from regard.training import Preprocessing, read_image
@@ -80,6 +84,29 @@ def test_exif_rotation(tmp_path):
     assert read_saved(image, tmp_path / "a.png", exif=exif) == [[[255, 0, 0]], [[0, 0, 255]]]
 
 
+@pytest.mark.parametrize("orientation", [None, 1, 2, 3, 4, 5, 6, 7, 8])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_jpeg_is_read_as_by_a_full_decoding(tmp_path, mode, orientation):
+    noise = np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[0x0112] = orientation
+    Image.fromarray(noise).resize((50, 70)).convert(mode).save(tmp_path / "a.jpg", exif=exif)
+    with Image.open(tmp_path / "a.jpg") as image:
+        expected = ImageOps.exif_transpose(image).convert("RGB")
+    got = read_image(tmp_path / "a.jpg")
+    assert got.size == expected.size == ((70, 50) if orientation in (5, 6, 7, 8) else (50, 70))
+    assert got.tobytes() == expected.tobytes()
+
+
+def test_read_images_do_not_keep_their_files(tmp_path):
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (4, 4), (9, 9, 9)).save(path)
+    image = read_image(path)
+    path.write_bytes(b"")
+    assert pickle.loads(pickle.dumps(image)).tobytes() == image.resize((4, 4)).tobytes()
+
+
 def test_first_frame(tmp_path):
     frames = [Image.new("RGB", (1, 1), color) for color in ((255, 0, 0), (0, 255, 0))]
     assert read_saved(frames[0], tmp_path / "a.gif", save_all=True, append_images=frames[1:]) == [[[255, 0, 0]]]
@@ -113,6 +140,40 @@ def test_empty(tmp_path):
 def test_text(tmp_path):
     (tmp_path / "a.png").write_text("hello")
     fails(tmp_path / "a.png", "no known image format")
+
+
+def test_link_to_a_missing_file(tmp_path):
+    (tmp_path / "a.png").symlink_to(tmp_path / "b.png")
+    fails(tmp_path / "a.png", "is a link to a missing file")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions of Unix")
+def test_file_without_permission():
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        path = Path(folder) / "a.png"
+        Image.new("L", (1, 1)).save(path)
+        path.chmod(0)
+        is_root = os.geteuid() == 0  # who may read everything
+        if is_root:
+            os.seteuid(65534)
+        try:
+            fails(path, "may not be read; change its permissions")
+        finally:
+            os.seteuid(os.getuid())
+
+
+@pytest.mark.parametrize("side", [11, 20])  # beyond the limit, where Pillow warns, and beyond twice of it
+@pytest.mark.parametrize("action", ["ignore", "error"])
+def test_decompression_bomb(tmp_path, monkeypatch, side, action):
+    Image.new("RGB", (side, side)).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png").size == (side, side)
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 100)
+    with warnings.catch_warnings():
+        warnings.simplefilter(action)
+        fails(tmp_path / "a.png", rf"is too large \(.*({side} x {side}|{side * side}) pixels.*with fewer pixels")
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", None)  # the user's own decision
+    assert read_image(tmp_path / "a.png").size == (side, side)
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "gif", "bmp", "tiff", "webp"])
@@ -158,6 +219,14 @@ def test_find_images(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert find_images(tmp_path) == ([tmp_path / "a.png", tmp_path / "b/2.JPG"], 4)
+
+
+def test_images_are_found_in_the_order_of_their_paths(tmp_path):
+    for name in ("b/1.png", "b.png", "b 1.png", "b/a/1.png", "a/1.png", "B.png", "10.png", "9.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    images, others = find_images(tmp_path)
+    assert images == sorted(tmp_path.rglob("*.png")) and others == 0
 
 
 def test_preprocessing_keeps_pixels_that_fit():

@@ -2,9 +2,12 @@
 
 import os
 import struct
+import tarfile
+import warnings
 import zlib
 
 import pytest
+from PIL import Image
 
 import regard.training.integrity
 from pictures import write_folder
@@ -71,24 +74,38 @@ def test_skip_broken(config, tmp_path):
 
     folder = write_folder(tmp_path / "many", count=20)
     source = open_source(folder)
-    broken = {source.train[0][0], source.test[-1][0]}
+    broken = {source.train[0][0], source.val[-1][0]}
     cut(*broken)
     watcher = Keep()
     run = train(TrainConfig(**{**config, "data": folder}, skip_broken=True), watcher=watcher)
     assert set(watcher.source.skipped) == broken and all(watcher.source.skipped.values())
-    used = [image for image, _ in watcher.source.train + watcher.source.test]
+    used = watcher.source.files()
     assert len(used) == 58 and not broken & set(used)
-    assert evaluate(run).images == len(watcher.source.test)  # leaves them out as the run did
+    assert evaluate(run).images == len(watcher.source.val)  # leaves them out as the run did
 
 
 def test_skip_broken_keeps_the_split(folder):
     before = open_source(folder)
     cut(before.train[0][0])
     after = check_images(open_source(folder), folder, skip_broken=True)
-    assert after.train == before.train[1:] and after.test == before.test
+    assert after.train == before.train[1:] and after.val == before.val
+    assert open_source(folder, split=after.split()).files() == after.files()
 
 
-@pytest.mark.parametrize("side", ["train", "test"])
+@pytest.mark.parametrize("side", ["train", "val", "test"])
+def test_images_of_every_side_are_checked(tmp_path, side):
+    for name in ("train", "val", "test"):
+        write_folder(tmp_path / name)
+    image = tmp_path / side / "red" / "0.png"
+    cut(image)
+    with pytest.raises(BrokenImageError) as raised:
+        check_images(open_source(tmp_path), tmp_path)
+    assert set(raised.value.images) == {image}
+    source = check_images(open_source(tmp_path), tmp_path, skip_broken=True)
+    assert image not in source.files() and len(source.files()) == 53
+
+
+@pytest.mark.parametrize("side", ["train", "val"])
 def test_skip_broken_leaves_a_class_without_images(folder, side):
     cut(*(image for image, label in getattr(open_source(folder), side) if label == 2))
     with pytest.raises(DataError, match=f"one readable {side} image per class, got only broken ones of 'red'"):
@@ -106,7 +123,7 @@ def test_evaluate_lists_all_broken_images(run, tmp_path):
 
 def test_evaluate_needs_no_training_images(run, folder):
     cut(*(image for image, _ in open_source(folder).train))
-    assert evaluate(run).images == len(open_source(folder).test)
+    assert evaluate(run).images == len(open_source(folder).val)
 
 
 def test_images_are_checked_once(folder, checked):
@@ -199,3 +216,38 @@ def test_interrupt_keeps_what_was_checked(folder, checked, monkeypatch):
 def test_digits_need_no_check(checked):
     source = open_source("digits")
     assert check_images(source, "digits") is source and not checked
+    suspect_all(source, "digits")
+    assert not ReadableImages("digits").file.exists()
+
+
+def test_tar_files_are_not_read(folder, checked):
+    path = folder.parent / "photos.tar"
+    with tarfile.open(path, "w") as tar:
+        tar.add(folder, "photos")
+    source = open_source(path)
+    path.unlink()
+    assert check_images(source, path) is source and not checked
+    suspect_all(source, path)
+
+
+def test_decompression_bombs_are_found_before_training(folder, monkeypatch):
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 12 * 10)
+    Image.new("RGB", (11, 11)).save(folder / "red" / "0.png")
+    Image.new("RGB", (50, 50)).save(folder / "red" / "1.jpg")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as outside of the tests, where Pillow prints its own
+        with pytest.raises(BrokenImageError) as raised:
+            check_images(open_source(folder), folder)
+    reasons = {path.name: reason for path, reason in raised.value.images.items()}
+    assert reasons["0.png"] == "is too large (11 x 11 pixels exceed Pillow's limit of 120 pixels)"
+    assert "is too large (" in reasons["1.jpg"] and "2500 pixels" in reasons["1.jpg"] and len(reasons) == 2
+
+
+def test_links_to_nowhere_are_found_before_training(folder):
+    (folder / "red" / "gone.png").symlink_to(folder / "red" / "none.png")
+    (folder / "red" / "loop.png").symlink_to("loop.png")
+    with pytest.raises(BrokenImageError) as raised:
+        check_images(open_source(folder), folder)
+    reasons = {path.name: reason for path, reason in raised.value.images.items()}
+    assert reasons["gone.png"] == "is a link to a missing file" and "symbolic links" in reasons["loop.png"]
+    assert len(reasons) == 2

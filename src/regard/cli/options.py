@@ -20,22 +20,28 @@ ConfigT = TypeVar("ConfigT")
 WORDS = {"true": True, "false": False, "none": None}
 
 
-def options_from(config: type[ConfigT]) -> Callable[[Callable[[ConfigT], None]], Callable[..., None]]:
+def options_from(
+    config: type, *more: inspect.Parameter
+) -> Callable[[Callable[[dict[str, Any]], None]], Callable[..., None]]:
     """Return a decorator that gives a command one option per field of a dataclass.
 
     The type and the default of an option are those of the field; its help is the field's description in the docstring
     of the class. A mapping becomes `--set FIELD=VALUE`.
 
     Args:
-        config: the dataclass. The command receives an instance.
+        config: the dataclass. The command receives the options that were given, by field, so that it can tell them
+            from defaults.
+        more: further options of the command, which receives them likewise.
     """
 
-    def decorate(command: Callable[[ConfigT], None]) -> Callable[..., None]:
-        def run(**values: object) -> None:
-            command(config(**{name: _from_option(value) for name, value in values.items()}))
+    def decorate(command: Callable[[dict[str, Any]], None]) -> Callable[..., None]:
+        def run(ctx: typer.Context, **values: object) -> None:
+            given = {name for name in values if _is_given(ctx, name)}
+            command({name: _from_option(value) for name, value in values.items() if name in given})
 
         run.__name__, run.__doc__ = command.__name__, command.__doc__
-        run.__signature__ = inspect.Signature(_parameters(config))  # type: ignore[attr-defined]  # what typer reads
+        context = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+        run.__signature__ = inspect.Signature([context, *more, *_parameters(config)])  # type: ignore[attr-defined]
         run.__annotations__ = {}
         return run
 
@@ -66,21 +72,35 @@ def describe_fields(config: type) -> dict[str, str]:
     return {name: text[:1].upper() + text[1:] for name, text in described.items()}
 
 
+def option(name: str, kind: Any, description: str, default: object = None) -> inspect.Parameter:  # noqa: ANN401
+    """Return an option for `options_from`; `kind` is a type."""
+    flag = f"--{name.replace('_', '-')}"
+    if kind is bool:
+        flag += f"/--no-{name.replace('_', '-')}"
+    elif default is None:
+        kind = kind | None
+    annotation = Annotated[kind, typer.Option(flag, help=description, show_default=default not in (None, True, False))]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _is_given(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
+
+
 def _parameters(config: type) -> list[inspect.Parameter]:
     kinds, described = get_type_hints(config), describe_fields(config)
-    return [_parameter(each, kinds[each.name], described.get(each.name)) for each in fields(config)]
+    return [_parameter(each, kinds[each.name], described.get(each.name, "")) for each in fields(config)]
 
 
-def _parameter(field: Field[Any], kind: object, described: str | None) -> inspect.Parameter:
-    default = inspect.Parameter.empty if field.default is MISSING else field.default
-    names, metavar = [f"--{field.name.replace('_', '-')}"], None
+def _parameter(field: Field[Any], kind: Any, described: str) -> inspect.Parameter:  # noqa: ANN401  # a type hint
     if get_origin(kind) is Mapping:
-        kind, default, names, metavar = list[str], [], ["--set"], "FIELD=VALUE"
-    elif get_origin(kind) in (Union, UnionType) and Path in get_args(kind):
-        kind = Path
-    option = typer.Option(*names, help=described, metavar=metavar, show_default=default not in (None, []))
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    return inspect.Parameter(field.name, keyword, default=default, annotation=Annotated[kind, option])
+        setting = typer.Option("--set", help=described, metavar="FIELD=VALUE", show_default=False)
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        return inspect.Parameter(field.name, keyword, default=[], annotation=Annotated[list[str], setting])
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    base = next(each for each in kinds if each is not type(None))
+    return option(field.name, base, described, None if field.default is MISSING else field.default)
 
 
 def _from_option(value: object) -> object:

@@ -3,41 +3,76 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from regard import training
-from regard.cli.runs import open_run
+from regard.cli.inference import (
+    Actors,
+    AsJson,
+    BatchSize,
+    Classes,
+    Device,
+    Engine,
+    Images,
+    Model,
+    Weights,
+    Workers,
+    find_model,
+    read_classes,
+    report_broken,
+)
 from regard.cli.tables import Table, show
 from regard.training import Prediction
+from regard.training.output import writing
+from regard.training.prediction import write_csv
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="The folder of a training run.", show_default=False)],
-    images: Annotated[list[Path], typer.Argument(help="Image files.", show_default=False)],
+    model: Model,
+    images: Images,
+    weights: Weights = None,
+    classes: Classes = None,
     top: Annotated[int, typer.Option(help="Number of classes to show per image.")] = 3,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    batch_size: BatchSize = 64,
+    workers: Workers = None,
+    device: Device = None,
+    engine: Engine = "local",
+    actors: Actors = 2,
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a CSV file instead of printing a table.")
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Predict the classes of image files; exit code 2 if some cannot be read.
+    """Predict the classes of images; exit code 2 if some cannot be read.
 
     Example: regard predict runs/digits photo.png --top 3
     """
-    predictions = training.predict(open_run(run), images, top=top)
-    good = [prediction for prediction in predictions if prediction.error is None]
+    names = read_classes(classes)
+    with nullcontext() if csv is None else writing(csv) as unfinished:
+        predictions = training.predict(
+            find_model(model, weights),
+            images,
+            weights=weights,
+            classes=names,
+            top=top,
+            batch_size=batch_size,
+            workers=workers,
+            device=device,
+            engine=engine,
+            actors=actors,
+        )
+        if unfinished is not None:
+            write_csv(predictions, unfinished)
     if as_json:
         typer.echo(json.dumps([as_record(prediction) for prediction in predictions]))
-    elif good:
-        table = Table("image", "classes", whole=("image",))
-        for prediction in good:
-            table.add(str(prediction.image), format_classes(prediction))
-        show(table)
-    errors = [prediction.error for prediction in predictions if prediction.error is not None]
-    for error in errors:
-        typer.echo(f"error: {error}", err=True)
-    if errors:
-        raise typer.Exit(2)
+    elif csv is None:
+        _show(predictions)
+    report_broken([prediction.error for prediction in predictions if prediction.error is not None])
 
 
 def as_record(prediction: Prediction) -> dict[str, object]:
@@ -52,3 +87,12 @@ def as_record(prediction: Prediction) -> dict[str, object]:
 def format_classes(prediction: Prediction) -> str:
     """Return the classes of a prediction and their probabilities as text."""
     return "  ".join(f"{name} {probability:.1%}" for name, probability in prediction.classes)
+
+
+def _show(predictions: Sequence[Prediction]) -> None:
+    table = Table("image", "classes", whole=("image",))
+    for prediction in predictions:
+        if prediction.error is None:
+            table.add(str(prediction.image), format_classes(prediction))
+    if table.rows:
+        show(table)

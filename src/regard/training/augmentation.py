@@ -9,6 +9,7 @@ from torch import Tensor
 
 from regard.extras import require
 from regard.models.preprocessing import Preprocessing
+from regard.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -20,15 +21,18 @@ def with_shifts(preprocessing: Preprocessing) -> Callable[[Image], Tensor]:
     return transforms.Compose([transforms.RandomAffine(degrees=0, translate=(1 / 8, 1 / 8)), preprocessing])
 
 
-def augmentation(preprocessing: Preprocessing, color_jitter: float) -> Callable[[Image], Tensor]:
-    """Return timm's training transforms: random resized crop, horizontal flip and color jitter."""
+def augmentation(preprocessing: Preprocessing, config: TrainConfig) -> Callable[[Image], Tensor]:
+    """Return timm's training transforms: random resized crop, horizontal flip, color changes and erasing."""
     return require("timm.data", extra="train").create_transform(
         preprocessing.image_size,
         is_training=True,
-        scale=(0.35, 1.0),
-        color_jitter=color_jitter,
-        auto_augment=None,
+        scale=(config.min_scale, 1.0),
+        hflip=config.hflip,
+        color_jitter=config.color_jitter,
+        auto_augment=config.auto_augment,
         interpolation="bicubic",
+        re_prob=config.erasing,
+        re_mode="pixel",
         mean=preprocessing.mean,
         std=preprocessing.std,
     )

@@ -9,7 +9,7 @@ from typing import Any
 from regard.extras import require
 
 PANELS = {"loss": 1, "accuracy": 100}
-COLORS = {"train": "tab:gray", "test": "tab:blue"}
+COLORS = {"train": "tab:gray", "val": "tab:blue"}
 
 
 def draw_curve(metrics: Sequence[Mapping[str, Any]], title: str, file: Path) -> None:

@@ -6,6 +6,8 @@ import os
 
 import torch
 
+from regard.errors import OptionError, UnsupportedError
+
 VENDORS = {"cuda": "CUDA", "mps": "MPS", "xpu": "XPU"}
 CPU = torch.device("cpu")
 
@@ -57,3 +59,24 @@ def why_unavailable(device: str | None) -> str | None:
     if built_for is None or built_for.type != device:
         return f"{VENDORS[device]} is not available: PyTorch {torch.__version__} was built without it"
     return f"{VENDORS[device]} is not available: PyTorch finds no such device, or no driver for it"
+
+
+def choose_device(name: str | None) -> torch.device:
+    """Return the device of a name such as "cuda" or "cuda:1"; None for the machine's accelerator, else the CPU.
+
+    Raises:
+        OptionError: no name of a device.
+        UnsupportedError: PyTorch cannot use the device.
+
+    Example:
+        >>> choose_device("cpu")
+        device(type='cpu')
+    """
+    if name is None:
+        return default_device()
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", *VENDORS) or (index and not index.isdecimal()):
+        raise OptionError.unknown("device", name, ("cpu", *VENDORS))
+    if (problem := why_unavailable(kind)) is not None:
+        raise UnsupportedError(f"expected a device that PyTorch can use, got {name!r}: {problem}; use --device cpu")
+    return torch.device(name)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
-from regard.errors import BrokenImageError
+from regard.errors import BrokenImageError, DataError
 from regard.extras import require
 
 if TYPE_CHECKING:
@@ -44,22 +45,47 @@ def read_image(path: str | Path) -> Image:
         (255, 255, 255)
     """
     path = Path(path)
-    pil = require("PIL.Image", extra="train")
-    if path.is_dir():
-        raise BrokenImageError({path: "is a folder"}, remedy="name the files in it")
-    if not path.is_file():
-        raise BrokenImageError({path: "does not exist"}, remedy="check the name")
     try:
-        if path.stat().st_size == 0:
-            raise BrokenImageError({path: "is empty (0 bytes)"})
-        with pil.open(path) as image:
-            return _to_rgb(require("PIL.ImageOps", extra="train").exif_transpose(image))
-    except BrokenImageError:
-        raise
-    except pil.UnidentifiedImageError as error:
-        raise BrokenImageError({path: "has no known image format"}) from error
+        return decode_image(path)
     except Exception as error:  # the decoders' exceptions have no common base class
-        raise BrokenImageError({path: f"cannot be decoded ({error})"}) from error
+        raise _broken(path, error) from error
+
+
+def decode_image(file: Path | IO[bytes]) -> Image:
+    """Return the image in an open file like `read_image`, but raise the decoders' own exceptions."""
+    with _open(file) as image:
+        require("PIL.ImageOps", extra="train").exif_transpose(image, in_place=True)
+        return to_rgb(image)
+
+
+def _open(file: Path | IO[bytes]) -> Image:
+    """Open an image without decoding it, unless it has too many pixels to be decoded safely."""
+    pil = require("PIL.Image", extra="train")
+    image = pil.open(file)
+    if pil.MAX_IMAGE_PIXELS is not None and image.width * image.height > pil.MAX_IMAGE_PIXELS:
+        image.close()
+        raise pil.DecompressionBombError(
+            f"{image.width} x {image.height} pixels exceed Pillow's limit of {pil.MAX_IMAGE_PIXELS} pixels"
+        )
+    return image
+
+
+def _broken(path: Path, error: Exception) -> BrokenImageError:
+    """Return the error for a file that could not be read, with the reason that the file system or a decoder gave."""
+    pil = require("PIL.Image", extra="train")
+    if isinstance(error, FileNotFoundError):
+        reason = "is a link to a missing file" if path.is_symlink() else "does not exist"
+        return BrokenImageError({path: reason}, remedy="check the name")
+    if isinstance(error, IsADirectoryError):
+        return BrokenImageError({path: "is a folder"}, remedy="name the files in it")
+    if isinstance(error, PermissionError):
+        return BrokenImageError({path: "may not be read"}, remedy="change its permissions")
+    if isinstance(error, pil.DecompressionBombError | pil.DecompressionBombWarning):
+        return BrokenImageError({path: f"is too large ({error})"}, remedy="save it with fewer pixels, or remove it")
+    if isinstance(error, pil.UnidentifiedImageError):
+        is_empty = path.stat().st_size == 0
+        return BrokenImageError({path: "is empty (0 bytes)" if is_empty else "has no known image format"})
+    return BrokenImageError({path: f"cannot be decoded ({error})"})
 
 
 def why_broken(path: Path, *, decode: bool = False) -> str | None:
@@ -82,7 +108,7 @@ def why_broken(path: Path, *, decode: bool = False) -> str | None:
 def _looks_complete(path: Path) -> bool:
     """Whether a file has an image's header, a usual pixel format, valid checksums, and its format's last bytes."""
     try:
-        with require("PIL.Image", extra="train").open(path) as image, path.open("rb") as file:
+        with _open(path) as image, path.open("rb") as file:
             marker = END_MARKERS.get(image.format)
             if marker is None or image.mode.startswith(("F", "I")):
                 return False
@@ -93,7 +119,8 @@ def _looks_complete(path: Path) -> bool:
         return False
 
 
-def _to_rgb(image: Image) -> Image:
+def to_rgb(image: Image) -> Image:
+    """Return a decoded image in mode RGB, with transparent pixels on white and 16-bit gray scaled to 8 bits."""
     pil = require("PIL.Image", extra="train")
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers without a known range; save it with 8 or 16 bits")
@@ -104,7 +131,7 @@ def _to_rgb(image: Image) -> Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return pil.alpha_composite(pil.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # `convert` would copy it
 
 
 def _to_8_bit(pixels: np.ndarray) -> np.ndarray:
@@ -117,13 +144,35 @@ def _to_8_bit(pixels: np.ndarray) -> np.ndarray:
 def find_images(folder: Path) -> tuple[list[Path], int]:
     """List the images below a folder in a fixed order, and count the other files.
 
+    Links to folders are not followed, so a loop of links ends and no image counts twice.
+
     Returns:
-        The images, and the number of files that are hidden or have a suffix that is not in `SUFFIXES`.
+        The images, and the number of files that are hidden or have a suffix that is not in `SUFFIXES`, and of links to
+        folders.
+
+    Raises:
+        DataError: a folder cannot be read.
     """
-    files = [path for path in sorted(folder.rglob("*")) if not path.is_dir()]
-    images = [path for path in files if path.suffix.lower() in SUFFIXES and not _is_hidden(path.relative_to(folder))]
-    return images, len(files) - len(images)
+    images, others = [], 0
+    for place, folders, files in os.walk(folder, onerror=_raise_unreadable):
+        inside = Path(place).relative_to(folder).parts
+        is_hidden = any(part.startswith(".") for part in inside)
+        found = [] if is_hidden else [name for name in files if _is_image(name)]
+        images += [(*inside, name) for name in found]
+        others += len(files) - len(found) + sum(Path(place, name).is_symlink() for name in folders)
+    return [folder.joinpath(*parts) for parts in sorted(images)], others
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(tuple(SUFFIXES)) and not name.startswith(".")
+
+
+def unreadable(error: OSError) -> DataError:
+    """Return the error for a folder that cannot be listed."""
+    return DataError(
+        f"expected a folder that can be read, got {str(error.filename)!r} ({error.strerror}); change its permissions"
+    )
+
+
+def _raise_unreadable(error: OSError) -> None:
+    raise unreadable(error) from error

@@ -14,6 +14,7 @@ import torch
 
 from regard.errors import BrokenImageError, DataError
 from regard.training.data import Source
+from regard.training.folders import SIDES
 from regard.training.images import why_broken
 
 THREADS = 8
@@ -93,7 +94,7 @@ def check_images(
         BrokenImageError: images cannot be read; the message lists all of them.
         DataError: no readable image of a class is left.
     """
-    images = [image for image, _ in (*source.train, *source.test) if isinstance(image, Path)]
+    images = source.files()
     if not images:
         return source
     cache = ReadableImages(folder)
@@ -120,8 +121,8 @@ def check_images(
 
 def suspect_all(source: Source, folder: str | Path) -> None:
     """Let the next check decode all images of a source, since one passed the check and could not be read."""
-    images = (image for image, _ in (*source.train, *source.test))
-    ReadableImages(folder).update((), suspects=(image for image in images if isinstance(image, Path)))
+    if images := source.files():
+        ReadableImages(folder).update((), suspects=images)
 
 
 def _check(cache: ReadableImages, image: Path) -> str | None:
@@ -129,7 +130,7 @@ def _check(cache: ReadableImages, image: Path) -> str | None:
 
 
 def _without(source: Source, broken: dict[Path, str]) -> Source:
-    left = {side: tuple(each for each in getattr(source, side) if each[0] not in broken) for side in ("train", "test")}
+    left = {side: tuple(each for each in getattr(source, side) if each[0] not in broken) for side in SIDES}
     for side, examples in left.items():
         before = {label for _, label in getattr(source, side)}
         for label in sorted(before - {label for _, label in examples}):
@@ -137,7 +138,7 @@ def _without(source: Source, broken: dict[Path, str]) -> Source:
                 f"expected at least one readable {side} image per class, got only broken ones of "
                 f"{source.classes[label]!r}; replace them, or add images"
             )
-    return replace(source, train=left["train"], test=left["test"], skipped=broken)
+    return replace(source, train=left["train"], val=left["val"], test=left["test"], skipped=broken)
 
 
 def _fingerprint(image: Path) -> tuple[int, int] | None:

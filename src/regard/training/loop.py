@@ -1,31 +1,31 @@
-"""Train a model."""
+"""The training loop."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from contextlib import nullcontext
 from math import isfinite
-from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
-from torch.nn import functional as F
-from torch.utils.data import DataLoader
+from torch import Tensor, nn
 
-from regard.errors import BrokenImageError, RegardError, UnsupportedError
+from regard.errors import DataError, RegardError
 from regard.extras import require
-from regard.models import MODELS, Backbone, Preprocessing, create_model
-from regard.training.augmentation import augmentation, with_shifts
+from regard.training import processes
+from regard.training.checkpoints import Checkpoints
 from regard.training.config import TrainConfig
-from regard.training.data import DIGITS, ImageDataset, Source, collate, open_source
-from regard.training.devices import CPU, default_device, why_unavailable
-from regard.training.integrity import AGAIN, check_images, suspect_all
-from regard.training.run import Run, RunConfig
-from regard.training.score import Tally, tally, unpack
-from regard.training.versions import versions
+from regard.training.interrupts import Signals, StopRequested
+from regard.training.objective import Objective
+from regard.training.optimization import gradient_norm, limit_gradients, make_optimizer, make_schedule, set_training
+from regard.training.order import seed_all, seed_at
+from regard.training.position import Position
+from regard.training.processes import FAILED, GOING, SAVE, STOP
+from regard.training.run import Run
+from regard.training.score import Tally, tally
+from regard.training.setup import Loaders, on_device, shard
+from regard.training.states import is_sharded, load_optimizer, load_whole, whole_optimizer, whole_state
 from regard.training.watcher import Progress, Record, Watcher
 
 if TYPE_CHECKING:
@@ -34,249 +34,311 @@ if TYPE_CHECKING:
 EXTRA = "train"
 
 
-def train(config: TrainConfig, *, watcher: Watcher | None = None) -> Run:
-    """Train a model and save the run after every epoch, so that `evaluate` and `predict` can use it.
+class Loop:
+    """A training run between steps.
 
-    timm's AdamW updates the weights, and timm's cosine schedule with warm-up the learning rate. accelerate places the
-    model on the device, or on several devices under `accelerate launch`. On a CPU, the same seed gives the same weights
-    bit by bit on one machine with one number of threads.
+    All random draws of a step follow from the run's seed and the step's place, and everything else is in `state`. So a
+    loop that loads the state of another one continues it bit for bit.
 
     Args:
-        config: model, data and recipe.
-        watcher: callbacks that report the progress.
-
-    Returns:
-        The run.
-
-    Raises:
-        BrokenImageError: images cannot be read. This is checked before training starts, and the message lists all of
-            them. An image that fails later ends the run; its folder keeps the current weights and the metrics.
-        DataError: the data or the output folder cannot be used.
-        OptionError: an unknown model or override.
-        UnsupportedError: the device or its precision is not available.
-        RegardError: the loss became infinite or not a number; the folder keeps the finished epochs.
-        KeyboardInterrupt: Ctrl-C; the folder keeps the current weights and the metrics.
-
-    Example:
-        >>> run = train(TrainConfig(model="nat_nano", data="digits", out=getfixture("tmp_path") / "run", epochs=1,
-        ...                         image_size=8, device="cpu"))
-        >>> len(run.metrics())
-        1
+        config: the recipe.
+        run: receives weights, metrics and checkpoints.
+        model: with its first weights; those that require no gradient stay.
+        loaders: the images of this process.
+        objective: the loss.
+        accelerator: accelerate's object for device, precision and processes.
+        watcher: receives the progress.
+        optimizer: on the parameters of `model`; None for the recipe's.
     """
-    source = open_source(config.data)
-    accelerator = _accelerator(config)
-    watcher = Watcher() if watcher is None or not accelerator.is_main_process else watcher
-    require("accelerate.utils", EXTRA).set_seed(config.seed)
-    model = create_model(config.model, num_classes=len(source.classes), **config.overrides)
-    preprocessing = _preprocessing(config, model)
-    with torch.inference_mode():  # a wrong image size must not cost an earlier run
-        model.eval()(torch.zeros(1, 3, preprocessing.image_size, preprocessing.image_size))
-    with accelerator.main_process_first():  # the other processes then find the result in the cache
-        source = check_images(source, config.data, skip_broken=config.skip_broken, progress=watcher.checked)
-    loop = _Loop(config, source, preprocessing, model, accelerator)
-    run = Run(Path(config.out), _run_config(config, source, preprocessing))
-    if accelerator.is_main_process:
-        run.create(overwrite=config.overwrite)
-    try:
-        loop.save(run)
-        watcher.started(config, source, sum(parameter.numel() for parameter in model.parameters()))
-        for epoch in range(1, config.epochs + 1):
-            for progress in loop.learn(epoch):
-                watcher.stepped(progress)
-            record = loop.measure()
-            loop.save(run)
-            watcher.tested(record)
-    except (KeyboardInterrupt, BrokenImageError) as error:
-        loop.interrupt()
-        loop.save(run)
-        if isinstance(error, BrokenImageError):
-            suspect_all(source, config.data)
-            raise BrokenImageError(error.images, remedy=f"{AGAIN}; --overwrite replaces the run") from error
-        raise
-    finally:
-        loop.save_curve(run)
-    return run
-
-
-class _Loop:
-    """The state of a training run between steps."""
 
     def __init__(
         self,
         config: TrainConfig,
-        source: Source,
-        preprocessing: Preprocessing,
+        run: Run,
         model: nn.Module,
+        loaders: Loaders,
+        objective: Objective,
         accelerator: Accelerator,
+        watcher: Watcher,
+        optimizer: torch.optim.Optimizer | None = None,
     ) -> None:
-        self.config, self.accelerator = config, accelerator
-        self.classes = len(source.classes)
-        optimizer = require("timm.optim", EXTRA).create_optimizer_v2(
-            model, opt="adamw", lr=config.lr, weight_decay=config.weight_decay
-        )
-        self.model, self.optimizer, self.train_batches, self.test_batches = accelerator.prepare(
-            model, optimizer, *_batches(config, source, preprocessing)
-        )
-        steps = len(self.train_batches)
-        warmup = round(config.warmup * steps)
-        self.schedule = require("timm.scheduler", EXTRA).CosineLRScheduler(
-            optimizer,
-            t_initial=config.epochs * steps - warmup,
-            lr_min=config.lr / 100,
-            warmup_t=warmup,
-            warmup_lr_init=config.lr / 100,
-            warmup_prefix=True,
-            t_in_epochs=False,
-        )
-        self.records: list[Record] = []
-        self._begin(1)
+        self.config, self.run, self.loaders, self.objective = config, run, loaders, objective
+        self.accelerator, self.watcher, self.device = accelerator, watcher, accelerator.device
+        self.num_classes = len(run.config.classes)
+        self.steps = loaders.batches.steps
+        self.updates = -(-self.steps // config.accumulate)  # per epoch
+        is_divided = config.parallel == "fsdp2" and accelerator.num_processes > 1
+        if is_divided:
+            shard(model, accelerator)
+        if config.compile:
+            model.compile()
+        self.model = model
+        self.optimizer = make_optimizer(config, model) if optimizer is None else optimizer
+        self.schedule = make_schedule(config, self.optimizer, self.updates)
+        self.wrapped = accelerator.prepare_model(model, evaluation_mode=is_divided)  # by DDP if there are processes
+        self.stepper = accelerator.prepare_optimizer(self.optimizer)
+        self.average = None
+        if config.ema_decay:
+            self.average = require("timm.utils", EXTRA).ModelEmaV3(model, config.ema_decay, foreach=not is_divided)
+        self.checkpoints = Checkpoints(run.path, config.keep)
+        self.at = Position()
+        self._begin()
 
-    def learn(self, epoch: int) -> Iterator[Progress]:
-        """Train for one epoch, and yield after every step."""
-        self._begin(epoch)
-        self.model.train()
-        steps = len(self.train_batches)
-        for step, batch in enumerate(self.train_batches, start=1):
-            images, labels = unpack(batch)
-            logits = self.model(images)
-            loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
-            self._check_finite(loss.item())
-            self.accelerator.backward(loss)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-            self.lr = self.optimizer.param_groups[0]["lr"]
-            self.schedule.step_update((epoch - 1) * steps + step)
-            self.tally.add(logits, labels, loss)
-            self.images_per_second = self._images() / (perf_counter() - self.began)
-            yield Progress(
-                epoch, self.config.epochs, step, steps, self.tally.loss, self.tally.accuracy, self.images_per_second
-            )
+    def train(self) -> None:
+        """Train until the last epoch, or until nothing improves.
 
-    def measure(self) -> Record:
-        """Record the epoch with the score on the test images."""
-        result = tally(self.model, self.test_batches, self.classes, self.accelerator.gather_for_metrics)
-        self._check_finite(result.loss)
-        return self._record(result.loss, result.accuracy, interrupted=False)
+        Raises:
+            StopRequested: a signal arrived; the state is saved.
+        """
+        with Signals() as signals:
+            while not self.at.is_done:
+                for progress in self.learn(signals):
+                    self.watcher.stepped(progress)
+                self.watcher.validated(self.validate())
+        self.checkpoints.wait()
 
-    def interrupt(self) -> None:
-        """Record the current epoch as interrupted, unless it has no step or is recorded already."""
-        if self.tally.images and len(self.records) < self.epoch:
-            self._record(None, None, interrupted=True)
+    def learn(self, signals: Signals) -> Iterator[Progress]:
+        """Train to the end of the epoch, and yield after every step."""
+        set_training(self.wrapped)
+        batches = self.loaders.epoch(self.at.epoch, self.at.step)
+        while self.at.step < self.steps:
+            batch = self._next(batches, signals)
+            images, labels = on_device(batch, self.device, self.config.channels_last)
+            seed_all(seed_at(self.config.seed, "step", self.at.epoch, self.at.step, self.accelerator.process_index))
+            is_update = (self.at.step + 1) % self.config.accumulate == 0 or self.at.step + 1 == self.steps
+            with nullcontext() if is_update else self.accelerator.no_sync(self.wrapped):
+                loss, logits = self.objective(self.wrapped, images, labels)
+                is_good = self._is_finite(loss, batch[2])
+                self.accelerator.backward(loss / self._summed())
+            if not is_good:
+                self._skip()
+            elif is_update:
+                self._update()
+            if is_good:
+                self.tally.add(logits.detach(), labels, loss.detach())
+            self.at.step += 1
+            yield self._progress()
 
-    def save(self, run: Run) -> None:
-        """Write the weights and the metrics."""
-        if self.accelerator.is_main_process:
-            run.save(self.accelerator.unwrap_model(self.model), self._lines())
-
-    def save_curve(self, run: Run) -> None:
-        """Draw the metrics."""
-        if self.accelerator.is_main_process:
-            run.save_curve(self._lines())
-
-    def _begin(self, epoch: int) -> None:
-        self.epoch = epoch
-        self.tally = Tally(self.classes)
-        self.began = perf_counter()
-
-    def _record(self, test_loss: float | None, test_accuracy: float | None, *, interrupted: bool) -> Record:
+    def validate(self) -> Record:
+        """Evaluate the validation images, keep the weights if they are the best, save, and begin the next epoch."""
+        score, train = self._score(), self._total(self.tally)
+        is_best = self.at.judge(score.accuracy, score.loss, self.config.epochs, self.config.patience)
+        if is_best:
+            self.save_weights()
         record = Record(
-            epoch=self.epoch,
-            train_loss=self.tally.loss,
-            train_accuracy=self.tally.accuracy,
-            test_loss=test_loss,
-            test_accuracy=test_accuracy,
-            lr=self.lr,
-            images_per_second=self.images_per_second,
+            epoch=self.at.epoch,
+            train_loss=train.loss if train.images else None,
+            train_accuracy=train.accuracy if train.images else None,
+            val_loss=score.loss,
+            val_accuracy=score.accuracy,
+            lr=self.rate,
+            images_per_second=self._images_per_second(),
             seconds=perf_counter() - self.began,
-            interrupted=interrupted,
+            skipped_steps=self.at.skipped,
+            is_best=is_best,
+            is_last=self.at.is_done,
         )
-        self.records.append(record)
+        self.at.next_epoch(record)
+        self._begin()
+        if self.accelerator.is_main_process:
+            self.run.save_metrics(self.at.lines())
+        self.save()
         return record
 
-    def _lines(self) -> list[dict[str, Any]]:
-        return [asdict(record) for record in self.records]
+    def save(self) -> None:
+        """Write a checkpoint in the background. Every process must call it."""
+        state = self.state()
+        if self.accelerator.is_main_process:
+            self.checkpoints.save(epoch=self.at.epoch, step=self.at.step, state=state)
+        self.saved = perf_counter()
 
-    def _images(self) -> int:
-        return self.tally.images * self.accelerator.num_processes
+    def save_weights(self) -> None:
+        """Write the weights that evaluation and prediction use. Every process must call it."""
+        result = self.model if self.average is None else self.average.module
+        state = whole_state(result)
+        if self.accelerator.is_main_process:
+            self.run.save_weights(result, state)
 
-    def _check_finite(self, loss: float) -> None:
-        if not isfinite(loss):
-            raise RegardError(
-                f"expected a finite training loss, got {loss} in epoch {self.epoch}; train again with a lower learning "
-                f"rate than {self.config.lr} or a longer warm-up ({self.config.out} keeps the finished epochs)"
+    def stop(self) -> None:
+        """Save everything, since training stops before its end. Every process must call it."""
+        if self.at.best_epoch is None:
+            self.save_weights()
+        self.save()
+        self.checkpoints.wait()
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that training needs to continue. Every process must call it."""
+        seen = self._total(self.tally)
+        state: dict[str, Any] = {
+            "model": whole_state(self.model),
+            "optimizer": whole_optimizer(self.model, self.optimizer),
+            "position": self.at.state(),
+            "tally": (seen.loss_sum, seen.in_top5, seen.seen, seen.correct),
+            "images_per_step": self.images_per_step,
+        }
+        if self.average is not None:
+            state["average"] = whole_state(self.average.module)
+        if self.accelerator.scaler is not None:
+            state["scaler"] = self.accelerator.scaler.state_dict()
+        return state
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continue from a state.
+
+        Raises:
+            DataError: the job has another number of images per step.
+        """
+        if self.images_per_step != state["images_per_step"]:
+            raise DataError(
+                f"expected {state['images_per_step']} images per step as before, got {self.images_per_step}, "
+                f"{self.loaders.batches.batch_size} in each of {self.accelerator.num_processes} processes; resume with "
+                "a number of processes that divides the images"
             )
+        load_whole(self.model, state["model"])
+        load_optimizer(self.model, self.optimizer, state["optimizer"])
+        if self.average is not None:
+            load_whole(self.average.module, state["average"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.at = Position.from_state(state["position"])
+        self._begin()
+        if not self.loaders.batches.is_resumable:
+            self.at.step = 0
+        elif self.accelerator.is_main_process:
+            self.tally.loss_sum, self.tally.in_top5, self.tally.seen, self.tally.correct = state["tally"]
+            self.restored = self.tally.images
+
+    @property
+    def images_per_step(self) -> int:
+        """Number of images that all processes take in a step."""
+        return self.loaders.batches.batch_size * self.accelerator.num_processes
+
+    def _next(self, batches: Iterator[Any], signals: Signals) -> list[Tensor]:
+        """Return the next batch, after all processes have agreed to go on; save or stop if one of them asks for it."""
+        batch, error = _next_or_error(batches)
+        is_due = perf_counter() - self.saved > 60 * self.config.checkpoint_minutes
+        wish = FAILED if error is not None else STOP if signals.received else SAVE if is_due else GOING
+        wish = processes.agree(wish, self.device)
+        if wish == FAILED:
+            raise processes.first_error(error) or RegardError("a process failed without an error")
+        if wish == STOP:
+            self.stop()
+            raise StopRequested(next(name for name in processes.gather(signals.received) if name))
+        if wish == SAVE:
+            self.save()
+        return batch
+
+    def _update(self) -> None:
+        """Change the weights by the gradients, unless these are not finite."""
+        parameters = [each for each in self.model.parameters() if each.grad is not None]
+        if self.accelerator.scaler is None:  # the scaler of float16 leaves out such steps itself
+            norm = gradient_norm(parameters)
+            if not isfinite(norm):
+                self._report("norm of the gradients", norm, [])
+                self._skip()
+                return
+        self.accelerator.unscale_gradients()
+        limit_gradients(self.config, parameters)
+        self.stepper.step()
+        self.stepper.zero_grad()
+        done = (self.at.epoch - 1) * self.updates + -(-(self.at.step + 1) // self.config.accumulate)
+        if self.average is not None:
+            self.average.update(self.model, step=done)
+        self.rate = max(group["lr"] for group in self.optimizer.param_groups)
+        self.schedule.step_update(done)
+
+    def _skip(self) -> None:
+        self.stepper.zero_grad()
+        self.at.skipped += 1
+
+    def _summed(self) -> int:
+        """Return the number of steps whose gradients the current update sums."""
+        begin = self.at.step // self.config.accumulate * self.config.accumulate
+        return min(self.config.accumulate, self.steps - begin)
+
+    def _is_finite(self, loss: Tensor, indices: Tensor) -> bool:
+        """Whether the loss of every process is finite; if not, say which images it came from."""
+        value = loss.item()
+        if processes.agree(GOING if isfinite(value) else FAILED, self.device) == GOING:
+            return True
+        names = [self.loaders.names.name_of(index) for index in indices.tolist()]
+        found = processes.gather(None if isfinite(value) else (value, names))
+        self._report("training loss", *next(each for each in found if each is not None))
+        return False
+
+    def _report(self, what: str, value: float, names: list[str]) -> None:
+        """Report a value that is not finite, or raise an error, as the config says."""
+        place = f"step {self.at.step + 1} of epoch {self.at.epoch} (learning rate {self.rate:.3g})"
+        shown = f", with the images {', '.join(names)}" if names else ""
+        if self.config.on_nan == "skip":
+            self.watcher.noted(f"left out {place}: {what} {value}{shown}")
+            return
+        raise RegardError(
+            f"expected a finite {what}, got {value} in {place}{shown}; train again with a lower learning rate than "
+            f"{self.config.lr}, a longer warm-up or --clip-grad 1, or leave out such steps with --on-nan skip "
+            f"({self.run.path} keeps the last checkpoint)"
+        )
+
+    def _score(self) -> Tally:
+        """Return the score of the result on the validation images of all processes."""
+        model = self.model if self.average is None else self.average.module
+        batches = (on_device(batch, self.device, self.config.channels_last) for batch in _without_errors(self.loaders.val))
+        error, own = None, Tally(self.num_classes)
+        try:
+            with self.accelerator.autocast():
+                own = tally(model, batches, self.num_classes)
+                self._keep_company(model)
+        except DataError as broken:
+            error = broken
+        if processes.agree(GOING if error is None else FAILED, self.device) == FAILED:
+            raise processes.first_error(error) or RegardError("a process failed without an error")
+        return self._total(own)
+
+    def _keep_company(self, model: nn.Module) -> None:
+        """Call a divided model as often as the process with the most validation batches does: calls are collective."""
+        size = self.run.config.preprocessing.image_size
+        if is_sharded(model):
+            with torch.inference_mode():
+                for _ in range(self.loaders.missing_val):
+                    model(torch.zeros(1, 3, size, size, device=self.device))
+
+    def _total(self, own: Tally) -> Tally:
+        """Return the sum of the tallies of all processes."""
+        sums = torch.cat([torch.tensor([own.loss_sum, own.in_top5]).double(), own.seen, own.correct])
+        sums = processes.sum_over(sums, self.device)
+        total = Tally(self.num_classes)
+        total.loss_sum, total.in_top5 = float(sums[0]), int(sums[1])
+        total.seen, total.correct = sums[2:].long().chunk(2)
+        return total
+
+    def _begin(self) -> None:
+        self.tally, self.restored = Tally(self.num_classes), 0
+        self.rate = max(group["lr"] for group in self.optimizer.param_groups)
+        self.began = self.saved = perf_counter()
+
+    def _images_per_second(self) -> float:
+        images = (self.tally.images - self.restored) * self.accelerator.num_processes
+        return images / (perf_counter() - self.began)
+
+    def _progress(self) -> Progress:
+        loss, accuracy = (self.tally.loss, self.tally.accuracy) if self.tally.images else (float("nan"), 0.0)
+        return Progress(
+            self.at.epoch, self.config.epochs, self.at.step, self.steps, loss, accuracy, self._images_per_second()
+        )
 
 
-def _accelerator(config: TrainConfig) -> Accelerator:
-    accelerate = require("accelerate", EXTRA)
-    if (problem := why_unavailable(config.device)) is not None:
-        raise UnsupportedError(
-            f"expected to train on the device {config.device!r}, but {problem}; use --device cpu (device='cpu'), or "
-            "leave the device out"
-        )
-    is_on_cpu = config.device == "cpu" or (config.device is None and default_device() == CPU)
-    if is_on_cpu and config.mixed_precision == "fp16":
-        raise UnsupportedError(
-            "expected a mixed precision that the CPU supports, got 'fp16'; use --mixed-precision bf16 "
-            "(mixed_precision='bf16') or no"
-        )
+def _next_or_error(batches: Iterator[Any]) -> tuple[Any, Exception | None]:
     try:
-        accelerator = accelerate.Accelerator(cpu=config.device == "cpu", mixed_precision=config.mixed_precision)
-    except ValueError as error:
-        raise UnsupportedError(
-            f"expected to train with device={config.device!r} and mixed_precision={config.mixed_precision!r}, got an "
-            f"error from accelerate: {error}; use another device or precision, or start a new process"
-        ) from error
-    if config.device is not None and accelerator.device.type != config.device:
-        raise UnsupportedError(
-            f"expected to train on the device {config.device!r}, but accelerate chose {accelerator.device.type!r}; use "
-            f"--device {accelerator.device.type} (device={accelerator.device.type!r}), or change accelerate's settings"
-        )
-    return accelerator
+        batch = next(batches)
+    except StopIteration:
+        return None, DataError("expected more images in this epoch, got an early end; the source has changed")
+    except Exception as error:  # of a reader, in this process or in a worker
+        return None, error
+    return (None, batch) if isinstance(batch, DataError) else (batch, None)
 
 
-def _batches(
-    config: TrainConfig, source: Source, preprocessing: Preprocessing
-) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    """Return the loaders of the training and test batches."""
-    digits = str(config.data) == DIGITS
-    transform = with_shifts(preprocessing) if digits else augmentation(preprocessing, config.color_jitter)
-    workers = config.workers
-    if workers is None:
-        workers = 0 if digits else min(4, os.cpu_count() or 1)
-    options: dict[str, Any] = {
-        "batch_size": config.batch_size,
-        "num_workers": workers,
-        "persistent_workers": workers > 0,
-        "collate_fn": collate,
-    }
-    train_batches = DataLoader(
-        ImageDataset(source.train, transform),
-        shuffle=True,
-        generator=torch.Generator().manual_seed(config.seed),
-        drop_last=len(source.train) > config.batch_size,  # a last batch of one image would break batch normalization
-        **options,
-    )
-    return train_batches, DataLoader(ImageDataset(source.test, preprocessing), **options)
-
-
-def _preprocessing(config: TrainConfig, model: Backbone[Any]) -> Preprocessing:
-    if str(config.data) == DIGITS:
-        size = 8 if config.image_size is None else config.image_size
-        return Preprocessing(size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    default = min(224, 56 * model.feature_info[0]["reduction"])  # the first grid of the published models is 56x56
-    return Preprocessing(default if config.image_size is None else config.image_size, crop_pct=0.9)
-
-
-def _run_config(config: TrainConfig, source: Source, preprocessing: Preprocessing) -> RunConfig:
-    stored_elsewhere = ("model", "overrides", "data", "out", "overwrite")
-    recipe = {name: value for name, value in asdict(config).items() if name not in stored_elsewhere}
-    return RunConfig(
-        model=config.model,
-        model_config=asdict(replace(MODELS[config.model].config, **config.overrides)),
-        classes=source.classes,
-        preprocessing=preprocessing,
-        data=DIGITS if str(config.data) == DIGITS else str(Path(config.data).resolve()),
-        recipe={**recipe, "warmup_epochs": config.warmup},
-        versions=versions(),
-    )
+def _without_errors(batches: Any) -> Iterator[list[Tensor]]:  # noqa: ANN401  # a loader
+    for batch in batches:
+        if isinstance(batch, DataError):
+            raise batch
+        yield batch

@@ -1,21 +1,28 @@
-"""The folder of a training run: `config.json`, `weights.safetensors`, `metrics.jsonl` and `curve.png`."""
+"""The folder of a training run: config, split, weights, metrics, their plot, and checkpoints."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from filelock import FileLock, Timeout
+from torch import Tensor, nn
 
+from regard.checkpoint import fields_to_store, save_state
 from regard.errors import DataError
+from regard.files import replacing
 from regard.models import Preprocessing, create_model, load_weights, save_weights
+from regard.training.checkpoints import FOLDER as CHECKPOINTS
 from regard.training.curve import draw_curve
+from regard.training.optimization import plain
 
 CONFIG, WEIGHTS, METRICS, CURVE = "config.json", "weights.safetensors", "metrics.jsonl", "curve.png"
+SPLIT, LOCK = "split.json", ".lock"
 FORMAT = 1
 
 
@@ -30,6 +37,8 @@ class RunConfig:
         preprocessing: turns an image into the model's input.
         data: the source that the model was trained on.
         recipe: the other training settings.
+        overrides: the fields of the model's configuration that were given for training.
+        processes: number of processes that trained it, each with the recipe's batch size.
         versions: versions of Python and of the packages that training used.
     """
 
@@ -39,7 +48,9 @@ class RunConfig:
     preprocessing: Preprocessing
     data: str
     recipe: Mapping[str, Any]
-    versions: Mapping[str, str | None]
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    processes: int = 1
+    versions: Mapping[str, str | None] = field(default_factory=dict)
 
 
 class Run:
@@ -54,8 +65,12 @@ class Run:
         self.path = path
         self.config = config
 
-    def create(self, *, overwrite: bool = False) -> None:
-        """Create the folder and write the config.
+    def create(self, split: Mapping[str, Sequence[str]], *, overwrite: bool = False) -> None:
+        """Create the folder, and write the config and the files of each side of the data.
+
+        Args:
+            split: of `Source.split`.
+            overwrite: whether to replace an earlier run.
 
         Raises:
             DataError: the folder has other content than a run, holds a run and `overwrite` is False, or cannot be
@@ -65,12 +80,39 @@ class Run:
             if self.path.exists():
                 _make_room(self.path, overwrite)
             self.path.mkdir(parents=True, exist_ok=True)
-            with _replacing(self.path / CONFIG) as file:
+            with replacing(self.path / SPLIT) as file:
+                file.write_text(json.dumps(split) + "\n")
+            with replacing(self.path / CONFIG) as file:
                 file.write_text(json.dumps({"regard_run": FORMAT, **asdict(self.config)}, indent=2) + "\n")
         except OSError as error:
             raise DataError(
                 f"expected a folder that can be written, got {str(self.path)!r} ({error}); name another folder"
             ) from error
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other trainings out of the folder in this context.
+
+        Raises:
+            DataError: another training writes into the folder.
+        """
+        lock = FileLock(str(self.path / LOCK))
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise DataError(
+                f"expected a folder for this training alone, got {str(self.path)!r}, into which another training writes; "
+                "name another folder, or stop that one"
+            ) from error
+        except OSError as error:
+            raise DataError(
+                f"expected a folder that can be written, got {str(self.path)!r} ({error}); name another folder"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -103,15 +145,26 @@ class Run:
                 "open it with the version of regard that wrote it"
             ) from error
 
-    def save(self, model: nn.Module, metrics: Sequence[Mapping[str, Any]]) -> None:
-        """Write the weights and the metrics, one line per epoch."""
-        save_weights(model, self.path / WEIGHTS)
-        with _replacing(self.path / METRICS) as file:
+    def save_weights(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
+        """Write the weights that `load_model` loads.
+
+        Args:
+            model: the trained model, also in peft's wrapper.
+            state: its state, which a model that is divided among processes does not have itself.
+        """
+        if model is not plain(model):
+            save_weights(plain(model), self.path / WEIGHTS)
+        else:
+            save_state(dict(state), self.path / WEIGHTS, fields_to_store(model))
+
+    def save_metrics(self, metrics: Sequence[Mapping[str, Any]]) -> None:
+        """Write the metrics, one line per epoch."""
+        with replacing(self.path / METRICS) as file:
             file.write_text("".join(json.dumps(record) + "\n" for record in metrics))
 
     def save_curve(self, metrics: Sequence[Mapping[str, Any]]) -> None:
         """Plot the metrics."""
-        with _replacing(self.path / CURVE) as file:
+        with replacing(self.path / CURVE) as file:
             draw_curve(metrics, self.config.model, file)
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -128,14 +181,25 @@ class Run:
                 f"expected one JSON object per line in {str(file)!r}, got {error}; restore it, or train the run again"
             ) from error
 
+    def split(self) -> dict[str, list[str]]:
+        """Return the files of each side of the data, for `open_source`; empty if the source has no files.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        file = self.path / SPLIT
+        try:
+            stored: dict[str, list[str]] = json.loads(file.read_text()) if file.exists() else {}
+        except (OSError, ValueError) as error:
+            raise DataError(f"expected the split of the data in {str(file)!r}, got {error}; restore it") from error
+        return stored
+
     def unfinished(self) -> str | None:
         """Return how far training came if it did not finish, or None if it did."""
-        interrupted = [record["epoch"] for record in self.metrics() if record["interrupted"]]
-        finished = len(self.metrics()) - len(interrupted)
-        if finished >= self.config.recipe["epochs"]:
+        records = self.metrics()
+        if records and records[-1]["is_last"]:
             return None
-        last = f", epoch {interrupted[-1]} was interrupted" if interrupted else ""
-        return f"{finished} of {self.config.recipe['epochs']} epochs are finished{last}"
+        return f"{len(records)} of {self.config.recipe['epochs']} epochs are finished"
 
     def load_model(self) -> nn.Module:
         """Return the model with the weights of the run, in evaluation mode.
@@ -154,7 +218,7 @@ class Run:
 def _make_room(path: Path, overwrite: bool) -> None:
     if not path.is_dir():
         raise DataError(f"expected a folder to write the run into, got the file {str(path)!r}; name a folder")
-    if not any(path.iterdir()):
+    if all(each.name == LOCK for each in path.iterdir()):
         return
     if _read_config(path) is None:
         raise DataError(
@@ -165,7 +229,8 @@ def _make_room(path: Path, overwrite: bool) -> None:
             f"expected a new folder, got {str(path)!r}, {_describe(path)}; replace it with --overwrite "
             "(overwrite=True), or name another folder"
         )
-    for name in (CURVE, METRICS, WEIGHTS, CONFIG):  # the config is last, since it marks the folder as a run
+    shutil.rmtree(path / CHECKPOINTS, ignore_errors=True)
+    for name in (CURVE, METRICS, WEIGHTS, SPLIT, CONFIG):  # the config is last, since it marks the folder as a run
         (path / name).unlink(missing_ok=True)
 
 
@@ -174,7 +239,7 @@ def _describe(path: Path) -> str:
         unfinished = Run.open(path).unfinished()
     except DataError:
         return "which holds a damaged run"
-    return "which holds a finished run" if unfinished is None else f"which holds an unfinished run ({unfinished})"
+    return "which holds a finished run" if unfinished is None else f"which holds an unfinished run ({unfinished}; --resume continues it)"
 
 
 def _read_config(path: Path) -> dict[str, Any] | None:
@@ -196,14 +261,3 @@ def _as_tuple(value: object) -> object:
     if isinstance(value, dict):
         return _with_tuples(value)
     return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary file to write, and move it to `path` afterwards."""
-    unfinished = path.with_name(f".{path.name}")
-    try:
-        yield unfinished
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -128,8 +128,11 @@ def tally(
 
 
 def unpack(batch: list[Tensor] | DataError) -> tuple[Tensor, Tensor]:
-    """Return the images and labels of a batch, or raise the error if the batch is one."""
+    """Return the images and labels of a batch, or raise the error if the batch is one.
+
+    A batch may hold more, such as the indices of the images.
+    """
     if isinstance(batch, DataError):
         raise batch
-    images, labels = batch
+    images, labels, *_ = batch
     return images, labels

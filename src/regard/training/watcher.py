@@ -16,25 +16,29 @@ class Record:
 
     Attributes:
         epoch: number of the epoch, starting at 1.
-        train_loss: mean training loss over the epoch, with label smoothing.
-        train_accuracy: training accuracy over the epoch, 0 to 1.
-        test_loss: mean cross-entropy of the test images after the epoch; None if the epoch was interrupted.
-        test_accuracy: accuracy on the test images after the epoch, 0 to 1; None if the epoch was interrupted.
+        train_loss: mean training loss over the epoch, with label smoothing; None if no step had a finite loss.
+        train_accuracy: training accuracy over the epoch, 0 to 1; None likewise.
+        val_loss: mean cross-entropy of the validation images after the epoch.
+        val_accuracy: accuracy on the validation images after the epoch, 0 to 1.
         lr: learning rate of the last step.
-        images_per_second: training images per second.
-        seconds: duration of the epoch including the test.
-        interrupted: whether the epoch was interrupted.
+        images_per_second: training images per second, of all processes.
+        seconds: duration of the epoch including the validation.
+        skipped_steps: steps that were left out, since the loss or a gradient was not finite.
+        is_best: whether the weights after this epoch are the best so far.
+        is_last: whether training ended after this epoch.
     """
 
     epoch: int
-    train_loss: float
-    train_accuracy: float
-    test_loss: float | None
-    test_accuracy: float | None
+    train_loss: float | None
+    train_accuracy: float | None
+    val_loss: float
+    val_accuracy: float
     lr: float
     images_per_second: float
     seconds: float
-    interrupted: bool = False
+    skipped_steps: int = 0
+    is_best: bool = False
+    is_last: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,5 +76,44 @@ class Watcher:
     def stepped(self, progress: Progress) -> None:
         """Called after each step."""
 
-    def tested(self, record: Record) -> None:
-        """Called after each epoch, once the test images are evaluated and the run is saved."""
+    def validated(self, record: Record) -> None:
+        """Called after each epoch, once the validation images are evaluated and the run is saved."""
+
+    def noted(self, line: str) -> None:
+        """Called with whatever else a person should know, such as a step that was left out."""
+
+
+class Watchers(Watcher):
+    """Several callbacks as one.
+
+    Args:
+        watchers: each is called in turn.
+    """
+
+    def __init__(self, *watchers: Watcher) -> None:
+        self.watchers = watchers
+
+    def checked(self, images: int, total: int) -> None:
+        """Tell all."""
+        for each in self.watchers:
+            each.checked(images, total)
+
+    def started(self, config: TrainConfig, source: Source, parameters: int) -> None:
+        """Tell all."""
+        for each in self.watchers:
+            each.started(config, source, parameters)
+
+    def stepped(self, progress: Progress) -> None:
+        """Tell all."""
+        for each in self.watchers:
+            each.stepped(progress)
+
+    def validated(self, record: Record) -> None:
+        """Tell all."""
+        for each in self.watchers:
+            each.validated(record)
+
+    def noted(self, line: str) -> None:
+        """Tell all."""
+        for each in self.watchers:
+            each.noted(line)

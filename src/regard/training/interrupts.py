@@ -1,0 +1,55 @@
+"""Signals that ask a job to save its state and end, as Slurm and Kubernetes send them before they take a machine."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+
+REQUEUE = 75
+"""The exit code of a job that was stopped by a signal and can be resumed: `EX_TEMPFAIL` of sysexits.h."""
+
+
+class StopRequested(Exception):  # noqa: N818  # not an error: the run is saved and can be resumed
+    """A signal asked the run to stop. Its state is saved.
+
+    Attributes:
+        signal: name of the signal.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"stopped by {name}")
+        self.signal = name
+
+
+class Signals:
+    """Remember SIGTERM and SIGUSR1 in a context, where Python can receive them: in the main thread.
+
+    Example:
+        >>> import os
+        >>> with Signals() as signals:
+        ...     os.kill(os.getpid(), signal.SIGUSR1)
+        ...     signals.received
+        'SIGUSR1'
+    """
+
+    def __init__(self) -> None:
+        self.received = ""
+
+    def __enter__(self) -> Signals:
+        self._before = {}
+        for name in ("SIGTERM", "SIGUSR1"):
+            number = getattr(signal, name, None)
+            try:
+                if number is not None:
+                    self._before[number] = signal.signal(number, self._remember)
+            except ValueError:  # not in the main thread
+                break
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        self.received = signal.Signals(number).name
