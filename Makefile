@@ -67,6 +67,7 @@ bench: $(VENV)/dev.installed
 	$(BIN)/python benchmarks/modules.py
 	$(BIN)/python benchmarks/dense.py
 	$(BIN)/python benchmarks/fuse.py
+	$(BIN)/python benchmarks/loading.py
 
 table: $(VENV)/dev.installed $(VENV)/bench.installed
 	$(BIN)/python benchmarks/table.py results.csv --batch 1,8

@@ -19,7 +19,7 @@ from regard.cli.options import describe_fields
 from regard.models import create_model
 from regard.training import Run, TrainConfig, evaluate, open_source, predict
 
-COMMANDS = ("train", "eval", "predict", "models", "info", "convert", "check", "demo")
+COMMANDS = ("train", "eval", "predict", "embed", "models", "info", "convert", "check", "demo")
 
 
 def call(*arguments, code=0):

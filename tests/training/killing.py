@@ -1,6 +1,6 @@
 """Kill a training run at random moments, resume it until it ends, and compare it with a run that was left alone.
 
-    python tests/training/killing.py --kills 20
+python tests/training/killing.py --kills 20
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ def differences(one: Path, other: Path) -> list[str]:
     weights, others = (Run.open(run).load_model().state_dict() for run in (one, other))
     found += [f"weights.{name}" for name, tensor in weights.items() if not torch.equal(tensor, others[name])]
     timed = ("seconds", "images_per_second")
-    lines, expected = ([{k: v for k, v in each.items() if k not in timed} for each in Run.open(run).metrics()] for run in (one, other))
+    lines, expected = (
+        [{k: v for k, v in each.items() if k not in timed} for each in Run.open(run).metrics()] for run in (one, other)
+    )
     return found + ([] if lines == expected else ["metrics"])
 
 
@@ -112,8 +114,11 @@ def kill_and_resume(folder: Path, kills: int, seed: int = 0) -> list[str]:
         last.join()
         found = differences(calm, killed) if last.exitcode == 0 else [f"exit code {last.exitcode}"]
         outcomes.append(", ".join(found))
-        print(f"killed {'while writing' if is_writing else 'at random'} with {files or 'no checkpoint'}: "
-              f"{outcomes[-1] or 'equal, bit for bit'}", flush=True)
+        print(
+            f"killed {'while writing' if is_writing else 'at random'} with {files or 'no checkpoint'}: "
+            f"{outcomes[-1] or 'equal, bit for bit'}",
+            flush=True,
+        )
     return outcomes
 
 

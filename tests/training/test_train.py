@@ -11,7 +11,8 @@ from PIL import Image
 
 from regard.errors import BrokenImageError, DataError, OptionError, RegardError, UnsupportedError
 from regard.models import create_model
-from regard.training import Run, TrainConfig, Watcher, evaluate, open_source, predict, train
+from regard.training import Run, TrainConfig, Watcher, evaluate, open_source, predict, resume, train
+from regard.training.checkpoints import load_last
 
 
 class Calls(Watcher):
@@ -24,8 +25,8 @@ class Calls(Watcher):
     def stepped(self, progress):
         self.calls.append(("stepped", progress.epoch, progress.step))
 
-    def tested(self, record):
-        self.calls.append(("tested", record.epoch))
+    def validated(self, record):
+        self.calls.append(("validated", record.epoch))
 
 
 class InterruptAt(Watcher):
@@ -35,6 +36,11 @@ class InterruptAt(Watcher):
     def stepped(self, progress):
         if (progress.epoch, progress.step) == self.at:
             raise KeyboardInterrupt
+
+
+def state_of(run):
+    """The last checkpoint."""
+    return load_last(run.path)
 
 
 def weights(run):
@@ -50,10 +56,13 @@ def test_metrics(run):
     assert [record["epoch"] for record in records] == [1, 2]
     for record in records:
         assert all(math.isfinite(value) for value in record.values())
-        assert 0 <= record["train_accuracy"] <= 1 and 0 <= record["test_accuracy"] <= 1
-        assert record["images_per_second"] > 0 and record["seconds"] > 0 and not record["interrupted"]
+        assert record["skipped_steps"] == 0 and record["is_last"] == (record["epoch"] == 2)
+        assert 0 <= record["train_accuracy"] <= 1 and 0 <= record["val_accuracy"] <= 1
+        assert record["images_per_second"] > 0 and record["seconds"] > 0
+    best = max(records, key=lambda record: (record["val_accuracy"], -record["val_loss"]))
+    assert [record["is_best"] for record in records][records.index(best) :] == [True] + [False] * (2 - best["epoch"])
     score = evaluate(run)
-    assert (score.loss, score.top1) == (records[-1]["test_loss"], records[-1]["test_accuracy"])
+    assert score.top1 == best["val_accuracy"] and score.loss == pytest.approx(best["val_loss"], rel=1e-5)
 
 
 def test_rate_warms_up_and_falls(config):
@@ -86,7 +95,7 @@ def test_watcher_calls(config):
     train(TrainConfig(**config), watcher=watcher)
     parameters = sum(parameter.numel() for parameter in create_model("nat_nano", num_classes=3).parameters())
     steps = max(call[2] for call in watcher.calls if call[0] == "stepped")
-    epochs = [[("stepped", epoch, step + 1) for step in range(steps)] + [("tested", epoch)] for epoch in (1, 2)]
+    epochs = [[("stepped", epoch, step + 1) for step in range(steps)] + [("validated", epoch)] for epoch in (1, 2)]
     assert watcher.calls == [("started", parameters), *epochs[0], *epochs[1]]
 
 
@@ -101,20 +110,26 @@ def test_same_seed_same_weights(config, tmp_path, workers):
     assert same(first, again) and not same(first, other)
 
 
-def test_interrupt_in_an_epoch(config):
+def test_interrupt_in_an_epoch(config, tmp_path):
+    """What was interrupted can be used, says that it is unfinished, and ends as if nothing had happened."""
     with pytest.raises(KeyboardInterrupt):
         train(TrainConfig(**config), watcher=InterruptAt(2, 1))
     run = Run.open(config["out"])
-    first, second = run.metrics()
-    assert not first["interrupted"] and second["interrupted"]
-    assert second["test_loss"] is None and second["train_loss"] > 0
+    assert len(run.metrics()) == 1 and run.unfinished() == "1 of 2 epochs are finished"
     assert {file.name for file in run.path.iterdir()} == {
+        ".lock",
+        "checkpoints",
         "config.json",
         "curve.png",
         "metrics.jsonl",
+        "split.json",
         "weights.safetensors",
     }
     assert evaluate(run).images > 0
+    calm = train(TrainConfig(**{**config, "out": tmp_path / "calm"}))
+    resumed = resume(run.path)
+    assert resumed.unfinished() is None
+    assert same(weights(resumed), weights(calm)) and same(state_of(resumed)["model"], state_of(calm)["model"])
 
 
 def test_interrupt_keeps_the_weights_of_that_moment(config):
@@ -141,12 +156,12 @@ def test_interrupt_before_the_first_step(config, folder):
 
 def test_interrupt_between_epochs(config):
     class Interrupt(Watcher):
-        def tested(self, record):
+        def validated(self, record):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         train(TrainConfig(**config), watcher=Interrupt())
-    assert [record["interrupted"] for record in Run.open(config["out"]).metrics()] == [False]
+    assert len(Run.open(config["out"]).metrics()) == 1
 
 
 def wait_for(condition, process):
@@ -170,7 +185,7 @@ def test_control_c(config):
         finally:
             process.kill()
     assert process.returncode == 130 and "Traceback" not in printed, printed
-    assert f"interrupted; the current weights, the metrics and their plot are in {out}" in printed
+    assert f"interrupted; the best weights, the metrics and a checkpoint are in {out}" in printed
     assert (out / "curve.png").is_file() and evaluate(out).images > 0
 
 
@@ -190,7 +205,7 @@ def test_image_that_breaks_in_an_epoch(config, folder, workers):
 
 def test_image_that_breaks_later_keeps_the_finished_epochs(config, folder):
     class Break(Watcher):
-        def tested(self, record):
+        def validated(self, record):
             for image in folder.rglob("*.png"):
                 image.write_bytes(b"")
 
@@ -202,33 +217,35 @@ def test_image_that_breaks_later_keeps_the_finished_epochs(config, folder):
 
 
 @pytest.mark.exhaustive
-def test_test_image_that_breaks_leaves_the_epoch(config, tmp_path):
+def test_validation_image_that_breaks_leaves_a_checkpoint(config, tmp_path):
     class Break(Watcher):
         def started(self, config, source, parameters):
-            source.test[0][0].write_bytes(b"no image")
+            source.val[0][0].write_bytes(b"no image")
 
     config = {**config, "epochs": 1, "warmup_epochs": 0}
     frozen = train(TrainConfig(**{**config, "out": tmp_path / "frozen", "lr": 0.0}))
     with pytest.raises(BrokenImageError, match=r"blue/\d\.png"):
         train(TrainConfig(**config), watcher=Break())
     run = Run.open(config["out"])
-    (record,) = run.metrics()
-    assert record["interrupted"] and record["train_loss"] > 0 and record["test_loss"] is None
-    assert run.unfinished() == "0 of 1 epochs are finished, epoch 1 was interrupted"
+    assert run.metrics() == [] and run.unfinished() == "0 of 1 epochs are finished"
     assert not same(weights(run), weights(frozen)) and (run.path / "curve.png").is_file()
 
 
 def test_rate_at_the_ends_of_the_warm_up(config, folder):
     """Check that the rate rises linearly from a hundredth of the peak in the first epoch, then follows the cosine."""
     steps = len(open_source(folder).train) // config["batch_size"]
-    rates = []
 
-    for at in ((1, 1), (1, steps), (2, 1)):
-        with pytest.raises(KeyboardInterrupt):  # an interrupted run records the rate of its last step
-            train(TrainConfig(**config, lr=0.01, overwrite=True), watcher=InterruptAt(*at))
-        rates.append(Run.open(config["out"]).metrics()[-1]["lr"])
+    class Rates(Watcher):
+        def __init__(self):
+            self.found = []
+
+        def stepped(self, progress):
+            self.found.append(progress.lr)
+
+    watcher = Rates()
+    train(TrainConfig(**config, lr=0.01), watcher=watcher)
     step = (0.01 - 0.0001) / steps
-    assert rates == pytest.approx([0.0001, 0.01 - step, 0.01])
+    assert [watcher.found[at] for at in (0, steps - 1, steps)] == pytest.approx([0.0001, 0.01 - step, 0.01])
 
 
 @pytest.mark.parametrize("option", [{"label_smoothing": 0.5}, {"weight_decay": 0.5}], ids=str)
@@ -273,7 +290,7 @@ def test_image_size_that_suits_the_model(config, model, size):
 
 def test_digits(config):
     run = train(TrainConfig(**{**config, "data": "digits", "epochs": 1, "warmup_epochs": 0, "batch_size": 128}))
-    assert run.config.classes == tuple("0123456789") and run.metrics()[0]["test_accuracy"] > 0.2  # chance: 0.1
+    assert run.config.classes == tuple("0123456789") and run.metrics()[0]["val_accuracy"] > 0.2  # chance: 0.1
 
 
 @pytest.mark.parametrize(
@@ -282,6 +299,13 @@ def test_digits(config):
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"batch_size": 1}, "batch_size must be at least 2, got 1"),
         ({"lr": -1.0}, "lr must be at least 0"),
+        ({"mixup": 0.2, "class_weights": "balanced"}, "class_weights needs one label per image, got mixup"),
+        (
+            {"linear_probe": True, "lora_rank": 2},
+            "expected one choice of the weights to train, got linear_probe and lora_rank",
+        ),
+        ({"erasing": 1.5}, r"erasing must be in \[0, 1\], got 1.5"),
+        ({"clip_mode": "nrom"}, "unknown clip_mode 'nrom'; did you mean 'norm'"),
         ({"lr": math.nan}, "lr must be a finite number, got nan"),
         ({"lr": "x"}, "lr must be a finite number, got 'x'"),
         ({"weight_decay": math.inf}, "weight_decay must be a finite number"),

@@ -2,4 +2,5 @@
 
 from regard.cli import main
 
-main()
+if __name__ == "__main__":  # workers that are spawned import this file too
+    main()

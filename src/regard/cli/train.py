@@ -154,5 +154,3 @@ class _Bar(Watcher):
 
     def _print(self, line: str) -> None:
         self.bar.console.print(line, soft_wrap=True, highlight=False, markup=False)
-
-

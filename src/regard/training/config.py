@@ -62,8 +62,8 @@ class TrainConfig:
             `timm.data.create_dataset`, such as `hfds/NAME` or `wds/NAME`.
         out: folder to write the run into.
         recipe: name of the recipe that the other settings come from; `regard train --show-recipe` lists them.
-        weights: start from `official`, `timm` or `hf` weights, or from a file, with a new classifier. Default: random
-            weights.
+        weights: start from `official`, `timm` or `hf` weights, from the first of them that can be downloaded
+            (`published`), or from a file, with a new classifier. Default: random weights.
         epochs: passes over the training images.
         batch_size: images per step, in each process.
         accumulate: steps whose gradients are summed before the weights change.

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, default_collate
 
 from regard.errors import DataError, UnsupportedError
 from regard.extras import require
-from regard.training.folders import SIDES, Sides, find_test_images, open_folder, read_sides, restore_sides
+from regard.training.folders import SIDES, Sides, find_test_images, name_below, open_folder, read_sides, restore_sides
 from regard.training.folders import check_classes as check_classes
 from regard.training.images import read_image
 from regard.training.lazy import LazyImages
@@ -73,8 +73,7 @@ class Source:
         """
         if self.root is None:
             return {}
-        prefix = self.root.as_posix().rstrip("/") + "/"
-        return {name: [image.as_posix().removeprefix(prefix) for image in side] for name, side in self._sides().items()}
+        return {side: list(map(name_below(self.root), images)) for side, images in self._sides().items()}
 
     def _sides(self) -> dict[str, list[Path]]:
         return {side: [image for image, _ in getattr(self, side) if isinstance(image, Path)] for side in SIDES}
@@ -116,7 +115,7 @@ class ImageDataset(Dataset[Item | DataError]):
         return self.transform(image), label, index
 
     def name_of(self, index: int) -> str:
-        """Return the file of an image, or what else names it, as in "image 17 of digits"."""
+        """Return the name of an image for messages: its file, or as in "image 17 of digits"."""
         image, _ = self.examples[index]
         return str(image) if isinstance(image, Path) else image.info.get("name", f"image {index}")
 

@@ -123,7 +123,7 @@ def _write(file: Path, rows: Iterator[Row], metadata: Mapping[str, str]) -> tupl
     count, channels = 0, len(group[0][1])
     columns = [("path", pyarrow.string()), ("features", pyarrow.list_(pyarrow.float32(), channels))]
     schema = pyarrow.schema(columns, metadata=metadata)
-    with parquet.ParquetWriter(file, schema) as writer:
+    with parquet.ParquetWriter(file, schema, use_dictionary=False) as writer:  # hardly any value comes twice
         while group:
             writer.write_table(_table(group, schema))
             count += len(group)

@@ -9,6 +9,8 @@ from numbers import Integral
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
+from torch.utils.data import Dataset
+
 from regard.errors import BrokenImageError, DataError
 from regard.extras import require
 from regard.training.images import decode_image, to_rgb
@@ -30,7 +32,7 @@ class Reader(Protocol):
         """Return the labels of all images without reading images."""
 
     def name_of(self, index: int) -> str:
-        """Return what names an image in a message."""
+        """Return the name of an image for messages."""
 
 
 class LazyImages(Sequence[tuple["Image", int]]):
@@ -102,7 +104,7 @@ class TarReader:
                 f"got {str(path)!r}, which timm cannot list ({error}); check its content"
             ) from error
         self.classes: tuple[str, ...] = tuple(class_to_idx)
-        order = sorted(range(len(self.samples)), key=self.name_of)  # timm's follows the file system
+        order = sorted(range(len(self.samples)), key=self.name_of)  # timm's order depends on the file system
         self.samples, self.targets = self.samples[order], self.targets[order]
 
     def __len__(self) -> int:
@@ -138,8 +140,9 @@ class HubReader:
         name: name of the dataset and its split.
     """
 
-    def __init__(self, reader: Any, name: str) -> None:  # noqa: ANN401
-        self.reader, self.name = reader, name
+    def __init__(self, reader: object, name: str) -> None:
+        self.reader: Any = reader
+        self.name = name
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -153,7 +156,7 @@ class HubReader:
 
     def labels(self) -> Sequence[Any]:
         """Return the labels of all images."""
-        return list(self.reader.iter_targets())
+        return list(self.reader.dataset[self.reader.label_key])
 
     def name_of(self, index: int) -> str:
         """Return the index and the name of the split."""
@@ -168,8 +171,9 @@ class TorchReader:
         name: name of the dataset and its split.
     """
 
-    def __init__(self, dataset: Any, name: str) -> None:  # noqa: ANN401
-        self.dataset, self.name = dataset, name
+    def __init__(self, dataset: Dataset[Any], name: str) -> None:
+        self.dataset: Any = dataset
+        self.name = name
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -195,7 +199,7 @@ class TorchReader:
         return f"image {index} of {self.name}"
 
 
-def checked_label(label: Any, num_classes: int, name: str) -> int:  # noqa: ANN401
+def checked_label(label: object, num_classes: int, name: str) -> int:
     """Return the label of an image as an index of a class.
 
     Raises:

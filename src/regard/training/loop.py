@@ -68,8 +68,12 @@ class Loop:
         self.steps = loaders.batches.steps
         self.updates = -(-self.steps // config.accumulate)  # per epoch
         is_divided = config.parallel == "fsdp2" and accelerator.num_processes > 1
+        self.average = None
+        if config.ema_decay:
+            self.average = require("timm.utils", EXTRA).ModelEmaV3(model, config.ema_decay, foreach=not is_divided)
         if is_divided:
-            shard(model, accelerator)
+            for each in (model,) if self.average is None else (model, self.average.module):
+                shard(each, accelerator)
         if config.compile:
             model.compile()
         self.model = model
@@ -77,9 +81,6 @@ class Loop:
         self.schedule = make_schedule(config, self.optimizer, self.updates)
         self.wrapped = accelerator.prepare_model(model, evaluation_mode=is_divided)  # by DDP if there are processes
         self.stepper = accelerator.prepare_optimizer(self.optimizer)
-        self.average = None
-        if config.ema_decay:
-            self.average = require("timm.utils", EXTRA).ModelEmaV3(model, config.ema_decay, foreach=not is_divided)
         self.checkpoints = Checkpoints(run.path, config.keep)
         self.at = Position()
         self._begin()
@@ -180,6 +181,8 @@ class Loop:
             state["average"] = whole_state(self.average.module)
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
+        if self.at.step % self.config.accumulate:  # Ctrl-C came between two updates
+            state["gradients"] = {name: each.grad for name, each in self.model.named_parameters()}
         return state
 
     def load(self, state: dict[str, Any]) -> None:
@@ -200,6 +203,8 @@ class Loop:
             load_whole(self.average.module, state["average"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
+        for name, gradient in state.get("gradients", {}).items():
+            self.model.get_parameter(name).grad = None if gradient is None else gradient.to(self.device)
         self.at = Position.from_state(state["position"])
         self._begin()
         if not self.loaders.batches.is_resumable:
@@ -217,7 +222,8 @@ class Loop:
         """Return the next batch, after all processes have agreed to go on; save or stop if one of them asks for it."""
         batch, error = _next_or_error(batches)
         is_due = perf_counter() - self.saved > 60 * self.config.checkpoint_minutes
-        wish = FAILED if error is not None else STOP if signals.received else SAVE if is_due else GOING
+        is_between = self.at.step % self.config.accumulate == 0  # updates, where no gradients wait
+        wish = FAILED if error else GOING if not is_between else STOP if signals.received else SAVE if is_due else GOING
         wish = processes.agree(wish, self.device)
         if wish == FAILED:
             raise processes.first_error(error) or RegardError("a process failed without an error")
@@ -282,7 +288,9 @@ class Loop:
     def _score(self) -> Tally:
         """Return the score of the result on the validation images of all processes."""
         model = self.model if self.average is None else self.average.module
-        batches = (on_device(batch, self.device, self.config.channels_last) for batch in _without_errors(self.loaders.val))
+        batches = (
+            on_device(batch, self.device, self.config.channels_last) for batch in _without_errors(self.loaders.val)
+        )
         error, own = None, Tally(self.num_classes)
         try:
             with self.accelerator.autocast():
@@ -323,7 +331,14 @@ class Loop:
     def _progress(self) -> Progress:
         loss, accuracy = (self.tally.loss, self.tally.accuracy) if self.tally.images else (float("nan"), 0.0)
         return Progress(
-            self.at.epoch, self.config.epochs, self.at.step, self.steps, loss, accuracy, self._images_per_second()
+            self.at.epoch,
+            self.config.epochs,
+            self.at.step,
+            self.steps,
+            loss,
+            accuracy,
+            self._images_per_second(),
+            self.rate,
         )
 
 

@@ -26,7 +26,9 @@ def choose_trained(config: TrainConfig, model: nn.Module) -> nn.Module:
     if not (config.linear_probe or config.lora_rank or config.freeze_stages):
         return model
     if not isinstance(model, Backbone):
-        raise UnsupportedError("linear_probe, lora_rank and freeze_stages need a model of regard; freeze weights yourself")
+        raise UnsupportedError(
+            "linear_probe, lora_rank and freeze_stages need a model of regard; freeze weights yourself"
+        )
     if config.linear_probe:
         _freeze(model.parameters())
         for name in model.classifiers:

@@ -103,7 +103,7 @@ def write_csv(predictions: Sequence[Prediction], file: str | Path) -> None:
     """
     ranks = range(1, 1 + max((len(prediction.classes) for prediction in predictions), default=0))
     heading = ["image", "error", *(f"{word}_{rank}" for rank in ranks for word in ("class", "probability"))]
-    with Path(file).open("w", newline="", encoding="utf-8") as opened:
+    with Path(file).open("w", newline="", encoding="utf-8", errors="surrogateescape") as opened:  # any file name
         writer = csv.writer(opened, lineterminator="\n")
         writer.writerow(heading)
         for prediction in predictions:

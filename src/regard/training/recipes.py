@@ -39,6 +39,7 @@ _TIMM_MIX = {
     "auto_augment": "rand-m9-mstd0.5-inc1",
     "erasing": 0.25,
     "min_scale": 0.08,
+    "color_jitter": 0.4,  # timm leaves it out beside auto_augment
 }
 _AMP = {"mixed_precision": "bf16", "compile": True}
 
@@ -50,7 +51,7 @@ RECIPES: Mapping[str, Recipe] = {
     "finetune": Recipe(
         "published weights on your own images, hundreds to many thousands",
         {
-            "weights": "timm",
+            "weights": "published",
             "epochs": 20,
             "batch_size": 32,
             "lr": 2e-4,
@@ -63,7 +64,7 @@ RECIPES: Mapping[str, Recipe] = {
     "linear_probe": Recipe(
         "a new classifier on published weights that stay",
         {
-            "weights": "timm",
+            "weights": "published",
             "linear_probe": True,
             "epochs": 20,
             "lr": 1e-2,
@@ -74,13 +75,13 @@ RECIPES: Mapping[str, Recipe] = {
     ),
     "lora": Recipe(
         "low-rank updates of published weights, with few trained parameters",
-        {"weights": "timm", "lora_rank": 8, "epochs": 20, "batch_size": 32, "lr": 1e-3, "clip_grad": 1.0},
+        {"weights": "published", "lora_rank": 8, "epochs": 20, "batch_size": 32, "lr": 1e-3, "clip_grad": 1.0},
     ),
     "swiftformer_in1k": Recipe(
-        "SwiftFormer on ImageNet-1k; give the teacher, and less augmentation to the small models",
+        "SwiftFormer-L1 and L3 on ImageNet-1k; for S add --mixup 0 --cutmix 0, for XS also --auto-augment ''",
         {
             "epochs": 300,
-            "batch_size": 128,
+            "batch_size": 256,
             "lr": 2e-3,
             "min_lr": 1e-5,
             "weight_decay": 0.025,
@@ -88,15 +89,16 @@ RECIPES: Mapping[str, Recipe] = {
             "clip_grad": 0.01,
             "clip_mode": "agc",
             "ema_decay": 0.99996,
-            "teacher": "regnety_160",
+            "teacher": "regnety_160.deit_in1k",
             "distillation": "hard",
             **_TIMM_MIX,
-            **_AMP,
+            "compile": True,
         },
-        "SwiftFormer (arXiv 2303.15446), Amshaker/SwiftFormer main.py",
+        "SwiftFormer (arXiv 2303.15446), Amshaker/SwiftFormer main.py and README.md; 2,048 images per step, float32. "
+        "Left out: repeated augmentation. The published accuracies are those of the weights, not of their average",
     ),
     "mobilevitv2_in1k": Recipe(
-        "MobileViTv2 on ImageNet-1k, at 256 pixels",
+        "MobileViTv2 with width 2.0 on ImageNet-1k, at 256 pixels; other widths have other lr, min_lr and weight_decay",
         {
             "epochs": 300,
             "batch_size": 128,
@@ -107,14 +109,17 @@ RECIPES: Mapping[str, Recipe] = {
             "warmup_epochs": 16.0,
             "clip_grad": 10.0,
             "ema_decay": 0.9995,
-            **{**_TIMM_MIX, "mixup": 0.2},
+            **_TIMM_MIX,
+            "mixup": 0.2,
+            "auto_augment": "rand-m3-n2-p1-inc1",
+            "color_jitter": 0.0,
             **_AMP,
         },
-        "MobileViTv2 (arXiv 2206.02680), apple/ml-cvnets config/classification/imagenet/mobilevit_v2.yaml; its batches "
-        "of several image sizes are left out",
+        "MobileViTv2 (arXiv 2206.02680), apple/ml-cvnets config/classification/imagenet/mobilevit_v2.yaml; 1,024 "
+        "images per step. auto_augment is timm's nearest policy to torchvision's RandAugment with magnitude 9 of 31",
     ),
     "nat_in1k": Recipe(
-        "NAT and DiNAT on ImageNet-1k",
+        "NAT and DiNAT on ImageNet-1k; for the isotropic base models add --warmup-epochs 50 --ema-decay 0.9998",
         {
             "epochs": 310,
             "batch_size": 128,
@@ -126,13 +131,14 @@ RECIPES: Mapping[str, Recipe] = {
             **_TIMM_MIX,
             **_AMP,
         },
-        "NAT (arXiv 2204.07143), SHI-Labs/Neighborhood-Attention-Transformer classification/configs",
+        "NAT (arXiv 2204.07143), SHI-Labs/Neighborhood-Attention-Transformer classification/configs and train.py; "
+        "1,024 images per step. The cosine covers all 310 epochs, not 300 before 10 at min_lr; crops are only bicubic",
     ),
     "cait_in1k": Recipe(
-        "CaiT on ImageNet-1k",
+        "CaiT on ImageNet-1k at 224 pixels; give --drop-path, which grows with the depth",
         {
             "epochs": 400,
-            "batch_size": 64,
+            "batch_size": 128,
             "lr": 1e-3,
             "min_lr": 1e-5,
             "weight_decay": 0.05,
@@ -140,7 +146,8 @@ RECIPES: Mapping[str, Recipe] = {
             **_TIMM_MIX,
             **_AMP,
         },
-        "CaiT (arXiv 2103.17239), facebookresearch/deit main.py",
+        "CaiT (arXiv 2103.17239), facebookresearch/deit main.py and README_cait.md; 1,024 images per step. Left out: "
+        "repeated augmentation, and the distillation of the published weights (--teacher, --distillation hard)",
     ),
     "swin_in1k": Recipe(
         "Swin on ImageNet-1k",
@@ -152,14 +159,14 @@ RECIPES: Mapping[str, Recipe] = {
             "weight_decay": 0.05,
             "warmup_epochs": 20.0,
             "clip_grad": 5.0,
-            "color_jitter": 0.4,
             **_TIMM_MIX,
             **_AMP,
         },
-        "Swin (arXiv 2103.14030), microsoft/Swin-Transformer config.py; learning rate for 1,024 images per step",
+        "Swin (arXiv 2103.14030), microsoft/Swin-Transformer config.py and main.py; 1,024 images per step, for which "
+        "its code doubles the learning rates",
     ),
     "deit_in1k": Recipe(
-        "DeiT on ImageNet-1k",
+        "DeiT on ImageNet-1k; for the distilled models add --teacher regnety_160.deit_in1k --distillation hard",
         {
             "epochs": 300,
             "batch_size": 128,
@@ -167,13 +174,17 @@ RECIPES: Mapping[str, Recipe] = {
             "min_lr": 1e-5,
             "weight_decay": 0.05,
             "warmup_epochs": 5.0,
+            "drop_path": 0.1,
             **_TIMM_MIX,
             **_AMP,
         },
-        "DeiT (arXiv 2012.12877), facebookresearch/deit main.py; learning rate for 1,024 images per step",
+        "DeiT (arXiv 2012.12877, table 9), facebookresearch/deit main.py; 1,024 images per step, for which its code "
+        "doubles the learning rate. Left out: repeated augmentation, and the average of the weights, which the "
+        "published accuracies do not use",
     ),
 }
-"""The `..._in1k` recipes are for 1,024 images per step: eight processes of 128, say. Scale `lr` with the images."""
+"""The `..._in1k` recipes are for eight processes: 1,024 images per step, of SwiftFormer 2,048. The learning rates are
+for these numbers; scale them with the images."""
 
 DEFAULT, OPTION = "default", "option"
 
@@ -266,7 +277,9 @@ def _check_names(settings: Mapping[str, object], place: str) -> None:
     unknown = [name for name in settings if name not in FIELDS]
     if unknown:
         nearest = {name: difflib.get_close_matches(name, FIELDS, n=1) for name in unknown}
-        described = [f"{name!r} (did you mean {found[0]!r}?)" if found else repr(name) for name, found in nearest.items()]
+        described = [
+            f"{name!r} (did you mean {found[0]!r}?)" if found else repr(name) for name, found in nearest.items()
+        ]
         raise OptionError(
             f"expected settings of TrainConfig in {place}, got {', '.join(described)}; "
             "`regard train --help` lists all of them"

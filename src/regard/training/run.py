@@ -239,7 +239,11 @@ def _describe(path: Path) -> str:
         unfinished = Run.open(path).unfinished()
     except DataError:
         return "which holds a damaged run"
-    return "which holds a finished run" if unfinished is None else f"which holds an unfinished run ({unfinished}; --resume continues it)"
+    return (
+        "which holds a finished run"
+        if unfinished is None
+        else f"which holds an unfinished run ({unfinished}; --resume continues it)"
+    )
 
 
 def _read_config(path: Path) -> dict[str, Any] | None:

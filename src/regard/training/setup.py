@@ -200,9 +200,7 @@ def run_config(config: TrainConfig, source: Source, preprocessing: Preprocessing
     overrides = dict(config.overrides)
     if config.drop_path is not None:
         overrides["drop_path_rate"] = config.drop_path
-    recipe = {
-        name: str(value) if isinstance(value, Path) else value for name, value in recipe_settings(config).items()
-    }
+    recipe = {name: str(value) if isinstance(value, Path) else value for name, value in recipe_settings(config).items()}
     return RunConfig(
         model=config.model,
         model_config=asdict(replace(MODELS[config.model].config, **overrides)),

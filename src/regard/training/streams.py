@@ -32,8 +32,9 @@ class Stream(IterableDataset[tuple["Image", int]]):
         num_classes: number of classes.
     """
 
-    def __init__(self, dataset: Any, name: str, num_classes: int) -> None:  # noqa: ANN401
-        self.dataset, self.name, self.num_classes = dataset, name, num_classes
+    def __init__(self, dataset: IterableDataset[Any], name: str, num_classes: int) -> None:
+        self.dataset: Any = dataset
+        self.name, self.num_classes = name, num_classes
 
     def __len__(self) -> int:
         """Return the number of images per epoch in this process."""
@@ -87,5 +88,5 @@ class StreamDataset(IterableDataset["tuple[Tensor, int, int] | DataError"]):
             yield error
 
     def name_of(self, index: int) -> str:
-        """Return what names an image in a message, as in "image 17 of wds/shards train"."""
+        """Return the name of an image for messages, as in "image 17 of wds/shards train"."""
         return f"image {index} of {self.stream.name}"

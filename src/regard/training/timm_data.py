@@ -21,10 +21,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch.utils.data import Dataset
+
 from regard.errors import DataError
 from regard.extras import require
 from regard.training.folders import SIDES, check_classes, is_split, split_off
-from regard.training.lazy import HubReader, LazyImages, TarReader, TorchReader
+from regard.training.lazy import HubReader, LazyImages, Reader, TarReader, TorchReader
 from regard.training.streams import Stream
 
 PACKAGES = {  # the module, and regard's extra that installs it
@@ -113,7 +115,7 @@ def open_tars(name: str | Path, seed: int = 0) -> tuple[tuple[str, ...], LazyIma
     return reader.classes, train, val, test
 
 
-def _create(name: str, root: str | Path | None, split: str, *, is_training: bool) -> Any:  # noqa: ANN401
+def _create(name: str, root: str | Path | None, split: str, *, is_training: bool) -> Dataset[Any]:
     create_dataset = require("timm.data", extra="train").create_dataset
     try:
         return create_dataset(name, None if root is None else str(root), split=split, is_training=is_training)
@@ -124,7 +126,7 @@ def _create(name: str, root: str | Path | None, split: str, *, is_training: bool
         ) from error
 
 
-def _class_names(dataset: Any) -> tuple[str, ...]:  # noqa: ANN401
+def _class_names(dataset: Dataset[Any]) -> tuple[str, ...]:
     """Return the names of the classes as far as timm's reader or torchvision's dataset knows them."""
     if classes := getattr(dataset, "classes", None):  # ImageNet's are tuples of synonyms
         return tuple(name if isinstance(name, str) else ", ".join(name) for name in classes)
@@ -132,10 +134,11 @@ def _class_names(dataset: Any) -> tuple[str, ...]:  # noqa: ANN401
     return tuple(sorted(indices, key=indices.__getitem__))
 
 
-def _side(dataset: Any, name: str, num_classes: int) -> LazyImages | Stream:  # noqa: ANN401
-    if hasattr(dataset, "set_epoch"):
+def _side(dataset: Dataset[Any], name: str, num_classes: int) -> LazyImages | Stream:
+    if isinstance(dataset, require("timm.data", extra="train").IterableImageDataset):
         return Stream(dataset, name, num_classes)
-    reader = HubReader(dataset.reader, name) if hasattr(dataset, "reader") else TorchReader(dataset, name)
+    of_hub = getattr(dataset, "reader", None)
+    reader: Reader = TorchReader(dataset, name) if of_hub is None else HubReader(of_hub, name)
     return LazyImages(reader, range(len(reader)), num_classes)
 
 

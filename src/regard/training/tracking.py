@@ -27,9 +27,16 @@ class Tracker(Watcher):
     def started(self, config: TrainConfig, source: Source, parameters: int) -> None:
         """Store the settings."""
         del source
-        settings = {**recipe_settings(config), "model": config.model, "data": str(config.data), "parameters": parameters}
+        settings = {
+            **recipe_settings(config),
+            "model": config.model,
+            "data": str(config.data),
+            "parameters": parameters,
+        }
         kinds = (int, float, str, bool)
-        self.accelerator.init_trackers("regard", {key: value for key, value in settings.items() if isinstance(value, kinds)})
+        self.accelerator.init_trackers(
+            "regard", {key: value for key, value in settings.items() if isinstance(value, kinds)}
+        )
 
     def validated(self, record: Record) -> None:
         """Report the metrics of an epoch."""

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 EXTRA = "train"
-DATA_NEEDS_FILES = "expected image files or digits for class_weights='balanced', got a stream, whose labels are not known"
+DATA_NEEDS_FILES = (
+    "expected image files or digits for class_weights='balanced', got a stream, whose labels are not known"
+)
 
 
 def train(
@@ -140,7 +142,6 @@ class _Job:
                 loop.load(state)
             else:
                 loop.save_weights()
-            self.watcher.started(config, source, sum(parameter.numel() for parameter in model.parameters()))
             self._run(loop, source)
         return run
 
@@ -191,6 +192,8 @@ class _Job:
     def _run(self, loop: Loop, source: Source) -> None:
         """Train, and leave a folder that can be used and resumed, whatever happens."""
         try:
+            parameters = sum(parameter.numel() for parameter in loop.model.parameters())
+            self.watcher.started(self.config, source, parameters)
             loop.train()
         except KeyboardInterrupt:
             if self.accelerator.num_processes == 1:  # others may not be at the same place

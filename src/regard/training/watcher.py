@@ -52,7 +52,8 @@ class Progress:
         steps: steps per epoch.
         loss: mean training loss of the epoch so far.
         accuracy: training accuracy of the epoch so far, 0 to 1.
-        images_per_second: training images per second in the epoch so far.
+        images_per_second: training images per second in the epoch so far, of all processes.
+        lr: learning rate of the step.
     """
 
     epoch: int
@@ -62,6 +63,7 @@ class Progress:
     loss: float
     accuracy: float
     images_per_second: float
+    lr: float
 
 
 class Watcher:
