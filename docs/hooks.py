@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).parent))  # MkDocs runs this file by its path
 
-from tables import mechanism_table
+from tables import mechanism_table, scale_table
 
 from regard.attention import MECHANISMS
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mkdocs.structure.pages import Page
 
 MARKER = "<!-- mechanisms -->"
+SCALE_MARKER = "<!-- scale -->"
 
 
 def on_config(config: MkDocsConfig) -> None:
@@ -32,10 +33,9 @@ def on_config(config: MkDocsConfig) -> None:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Fill the mechanism table in."""
-    return markdown.replace(
-        MARKER, mechanism_table("" if page.file.src_uri.startswith("mechanisms/") else "mechanisms/")
-    )
+    """Fill the tables in."""
+    pages = "" if page.file.src_uri.startswith("mechanisms/") else "mechanisms/"
+    return markdown.replace(MARKER, mechanism_table(pages)).replace(SCALE_MARKER, scale_table())
 
 
 def origin(repository: Path) -> str:

@@ -1,7 +1,8 @@
-"""Write the mechanism table from `regard.attention.MECHANISMS`.
+"""Write the mechanism table from `regard.attention.MECHANISMS`, and the table of sizes from `regard.models.MODELS`.
 
-The site's build fills the table in wherever a page has a line `<!-- mechanisms -->`. README.md is read without a build,
-so it holds a copy between two markers: `python docs/tables.py` renews it, and tests/test_docs.py compares it.
+The site's build fills the tables in wherever a page has a line `<!-- mechanisms -->` or `<!-- scale -->`. README.md is
+read without a build, so it holds a copy between two markers: `python docs/tables.py` renews it, and tests/test_docs.py
+compares it.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from regard.attention import MECHANISMS
+from regard.models import MODELS
 
 ROOT = Path(__file__).resolve().parents[1]
 NO_BREAK_HYPHEN = "\u2011"  # keeps "3-D" on one line
+SCALED = ("swiftformer_xs", "swin_tiny_patch4_window7_224", "nat_base")
+PROCESSES = 8
 BEGIN, END = "<!-- mechanisms: written by docs/tables.py -->", "<!-- end of mechanisms -->"
 
 
@@ -34,6 +38,18 @@ def mechanism_table(pages: str) -> str:
         page = f"[{title(mechanism.name)}]({pages}{mechanism.name}.md)"
         summary = mechanism.summary.replace("-", NO_BREAK_HYPHEN)
         lines.append(f"| {page} | {summary} | {paper} | {modules} |")
+    return "\n".join(lines)
+
+
+def scale_table() -> str:
+    """Return the table of what a step sends and what a checkpoint holds, in MB of 10^6 bytes, as Markdown."""
+    heads = ["model", "parameters", "DDP", "FSDP2", "FSDP2 in bf16", "checkpoint", "with `--ema-decay`"]
+    lines = [f"| {' | '.join(heads)} |", "|---|" + "--:|" * (len(heads) - 1)]
+    for name in SCALED:
+        parameters = MODELS[name].parameters
+        sent, others = parameters / 1e6, (PROCESSES - 1) / PROCESSES
+        sizes = [2 * others * 4 * sent, 3 * others * 4 * sent, 3 * others * 2 * sent, 12 * sent, 16 * sent]
+        lines.append(f"| `{name}` | {parameters:,} | {' | '.join(f'{size:,.0f}' for size in sizes)} |")
     return "\n".join(lines)
 
 

@@ -195,6 +195,18 @@ def test_mechanism_table_is_complete():
         assert hooks.MARKER in (ROOT / page).read_text()
 
 
+def test_scale_table_has_the_sizes_of_the_models():
+    """A ring over 8 processes sends 2 * 7/8 of the gradients; weights, two moments and an average are 16 bytes each."""
+    rows = tables.scale_table().splitlines()[2:]
+    assert [row.split("`")[1] for row in rows] == list(tables.SCALED)
+    for name, row in zip(tables.SCALED, rows, strict=True):
+        cells = [float(cell.replace(",", "")) for cell in row.split("|")[2:-1]]
+        parameters = MODELS[name].parameters
+        assert cells[0] == parameters and cells[1] == round(7 * parameters / 1e6)
+        assert cells[-1] == round(16 * parameters / 1e6)
+    assert hooks.SCALE_MARKER in (ROOT / "docs" / "guides" / "scale.md").read_text()
+
+
 @pytest.mark.parametrize("mechanism", MECHANISMS, ids=lambda mechanism: mechanism.name)
 def test_mechanisms_have_a_page(mechanism):
     text = (ROOT / "docs" / "mechanisms" / f"{mechanism.name}.md").read_text()

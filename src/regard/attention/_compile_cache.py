@@ -8,12 +8,13 @@ call the new operators with the old arguments.
 from __future__ import annotations
 
 import zlib
+from typing import Any
 
 import torch.compiler
 
 
 def separate_compile_cache(schema: str) -> None:
     """Make an operator's schema part of the key of all programs that `torch.compile` caches in this process."""
-    config = getattr(torch.compiler, "config", None)
+    config: Any = getattr(torch.compiler, "config", None)
     if hasattr(config, "cache_key_tag"):  # PyTorch 2.7 and newer
         config.cache_key_tag += f"{zlib.crc32(schema.encode()):08x}"

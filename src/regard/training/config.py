@@ -25,6 +25,7 @@ MINIMUM: Mapping[str, float] = {
     "batch_size": 2,
     "accumulate": 1,
     "image_size": 1,
+    "num_classes": 2,
     "seed": 0,
     "split_seed": 0,
     "workers": 0,
@@ -60,6 +61,10 @@ class TrainConfig:
         model: a name from `regard models`.
         data: source of the images: `digits`; a folder with one subfolder of images per class; or a name of
             `timm.data.create_dataset`, such as `hfds/NAME` or `wds/NAME`.
+        train_split: name of the training images in timm's datasets; a slice such as `train[:90%]` works for some.
+        val_split: name of the validation images in timm's datasets.
+        data_root: folder that timm's dataset is kept in or downloaded to. Default: the library's own.
+        num_classes: number of classes of a streamed dataset that does not know it.
         out: folder to write the run into.
         recipe: name of the recipe that the other settings come from; `regard train --show-recipe` lists them.
         weights: start from `official`, `timm` or `hf` weights, from the first of them that can be downloaded
@@ -120,6 +125,10 @@ class TrainConfig:
     model: str
     data: str | Path
     out: str | Path
+    train_split: str = "train"
+    val_split: str = "validation"
+    data_root: str | None = None
+    num_classes: int | None = None
     recipe: str | None = None
     weights: str | Path | None = None
     epochs: int = 30

@@ -86,6 +86,9 @@ class Teacher(nn.Module):
         student_mean, student_std: of the student's.
     """
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float], student: Any) -> None:  # noqa: ANN401
         super().__init__()
         self.model = model.eval().requires_grad_(False)

@@ -42,10 +42,11 @@ def choose_trained(config: TrainConfig, model: nn.Module) -> nn.Module:
 
 def plain(model: nn.Module) -> nn.Module:
     """Return a model without peft's wrapper, with the low-rank updates in its weights."""
-    if hasattr(model, "merge_and_unload"):
-        merged: nn.Module = copy.deepcopy(model).merge_and_unload()
-        return merged
-    return model
+    if not hasattr(model, "merge_and_unload"):
+        return model
+    wrapper: Any = copy.deepcopy(model)
+    merged: nn.Module = wrapper.merge_and_unload()
+    return merged
 
 
 def set_training(model: nn.Module) -> None:
@@ -107,7 +108,8 @@ def _freeze_stages(model: Backbone[Any], stages: int) -> None:
     count = len(model.feature_info)
     if stages > count:
         raise UnsupportedError(f"expected at most {count} stages to freeze, got {stages}; see the model's feature_info")
-    kept = tuple(f"{model.stage_list}.{stage}." for stage in range(stages, count)) + (*model.classifiers, "norm")
+    later = (f"{model.stage_list}.{stage}." for stage in range(stages, count))
+    kept = (*later, *model.classifiers, "norm")
     _freeze(parameter for name, parameter in model.named_parameters() if not name.startswith(kept))
 
 

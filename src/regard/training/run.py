@@ -102,8 +102,8 @@ class Run:
             lock.acquire(timeout=0)
         except Timeout as error:
             raise DataError(
-                f"expected a folder for this training alone, got {str(self.path)!r}, into which another training writes; "
-                "name another folder, or stop that one"
+                f"expected a folder for this training alone, got {str(self.path)!r}, into which another training "
+                "writes; name another folder, or stop that one"
             ) from error
         except OSError as error:
             raise DataError(

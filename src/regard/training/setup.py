@@ -17,7 +17,7 @@ from regard.extras import require
 from regard.models import MODELS, Backbone, Preprocessing, create_model, load_weights
 from regard.training.augmentation import augmentation, with_shifts
 from regard.training.config import TrainConfig
-from regard.training.data import DIGITS, ImageDataset, Source, collate
+from regard.training.data import DIGITS, ImageDataset, Source, collate, is_path
 from regard.training.devices import CPU, default_device, why_unavailable
 from regard.training.order import Batches, StreamBatches
 from regard.training.recipes import recipe_settings
@@ -174,7 +174,7 @@ def _validation(
     if isinstance(source.val, Stream):  # timm's reader shares the shards among the processes
         source.val.prepare(size, options["num_workers"])
         return DataLoader(StreamDataset(source.val, preprocessing), batch_size=size, **options), 0
-    own = [source.val[index] for index in range(process, len(source.val), processes)]
+    own = source.val[process::processes]
     batches = -(-len(own) // size)
     most = -(-len(range(0, len(source.val), processes)) // size)
     return DataLoader(ImageDataset(own, preprocessing), batch_size=size, **options), most - batches
@@ -206,7 +206,7 @@ def run_config(config: TrainConfig, source: Source, preprocessing: Preprocessing
         model_config=asdict(replace(MODELS[config.model].config, **overrides)),
         classes=source.classes,
         preprocessing=preprocessing,
-        data=str(Path(config.data).resolve()) if Path(config.data).is_dir() else str(config.data),
+        data=str(Path(config.data).resolve()) if is_path(config.data) else str(config.data),
         recipe={**recipe, "warmup_epochs": config.warmup, "min_lr": config.last_lr},
         overrides=dict(config.overrides),
         processes=processes,

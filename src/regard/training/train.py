@@ -17,7 +17,7 @@ from regard.models import Backbone
 from regard.training import processes
 from regard.training.checkpoints import load_last
 from regard.training.config import FIELDS, FREE, PLACES, TrainConfig
-from regard.training.data import Source, open_source
+from regard.training.data import Source, labels_of, open_source
 from regard.training.integrity import AGAIN, check_images, suspect_all
 from regard.training.loop import Loop
 from regard.training.objective import Objective, Teacher, balanced_weights, open_teacher
@@ -149,7 +149,15 @@ class _Job:
         """Open the source and check its images, in the main process first: the others find the result in the cache."""
         config = self.config
         with self._together():
-            source = open_source(config.data, split=run.split() if run else None, split_seed=config.split_seed)
+            source = open_source(
+                config.data,
+                split=run.split() if run else None,
+                split_seed=config.split_seed,
+                train_split=config.train_split,
+                val_split=config.val_split,
+                root=config.data_root,
+                num_classes=config.num_classes,
+            )
         for is_turn in (self.accelerator.is_main_process, not self.accelerator.is_main_process):
             with self._together():
                 if is_turn:
@@ -173,7 +181,7 @@ class _Job:
             if config.class_weights is not None:
                 if isinstance(source.train, Stream):
                     raise OptionError(DATA_NEEDS_FILES)
-                weights = balanced_weights([label for _, label in source.train], len(source.classes)).to(device)
+                weights = balanced_weights(labels_of(source.train), len(source.classes)).to(device)
             loaders = make_loaders(
                 config,
                 source,
@@ -182,9 +190,11 @@ class _Job:
                 self.accelerator.num_processes,
             )
         if hasattr(model, "distilled_training"):
-            model.distilled_training = teacher is not None
-        layout = torch.channels_last if config.channels_last else torch.preserve_format
-        trained = choose_trained(config, model.to(device, memory_format=layout))
+            vars(model)["distilled_training"] = teacher is not None
+        model.to(device)
+        if config.channels_last:
+            model.to(memory_format=torch.channels_last)
+        trained = choose_trained(config, model)
         objective = Objective(config, len(source.classes), weights, teacher)
         optimizer = None if self.optimizer is None else self.optimizer(trained)
         return Loop(config, run, trained, loaders, objective, self.accelerator, self.watcher, optimizer)
@@ -261,8 +271,8 @@ def _config_of(run: Run, options: dict[str, Any]) -> TrainConfig:
     if changed:
         listed = ", ".join(f"{name} was {old!r} and would be {new!r}" for name, (old, new) in changed.items())
         raise OptionError(
-            f"expected the recipe of {str(run.path)!r}, got other settings: {listed}; leave them out to continue the run, "
-            "or train a new one"
+            f"expected the recipe of {str(run.path)!r}, got other settings: {listed}; leave them out to continue the "
+            "run, or train a new one"
         )
     free = {name: value for name, value in options.items() if name in FREE and name not in PLACES}
     config = resolve(**{**stored, **free, "out": run.path}).config
