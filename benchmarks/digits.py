@@ -14,14 +14,27 @@ import torch
 
 from regard.training import evaluate, resolve, train
 
-VIT = {"img_size": 8, "patch_size": 1, "drop_path_rate": 0.1}
+ON_8_PIXELS = {"img_size": 8, "drop_path_rate": 0.1}
 FAMILIES = {
     "SwiftFormer": {"model": "swiftformer_nano"},
-    "MobileViTv2": {"model": "mobilevitv2_050", "image_size": 32, "overrides": {"width": 0.4, "drop_path_rate": 0.1}},
+    "MobileViTv2": {
+        "model": "mobilevitv2_050",
+        "image_size": 32,
+        "epochs": 40,
+        "overrides": {"width": 0.4, "drop_path_rate": 0.1},
+    },
     "CaiT": {
         "model": "cait_xxs24_224",
         "image_size": 8,
-        "overrides": {**VIT, "embed_dim": 96, "depth": 5, "depth_token_only": 1, "layer_scale": 0.1},
+        "lr": 1e-3,
+        "overrides": {
+            **ON_8_PIXELS,
+            "patch_size": 2,
+            "embed_dim": 96,
+            "depth": 5,
+            "depth_token_only": 1,
+            "layer_scale": 0.1,
+        },
     },
     "NAT": {"model": "nat_nano"},
     "DiNAT": {"model": "nat_nano", "overrides": {"dilations": (2, 1, 1)}},
@@ -29,7 +42,8 @@ FAMILIES = {
         "model": "swin_tiny_patch4_window7_224",
         "image_size": 8,
         "overrides": {
-            **VIT,
+            **ON_8_PIXELS,
+            "patch_size": 1,
             "embed_dim": 32,
             "depths": (2, 2, 2),
             "num_heads": (2, 4, 8),
@@ -40,7 +54,8 @@ FAMILIES = {
     "ViT": {
         "model": "vit_tiny_patch16_224",
         "image_size": 8,
-        "overrides": {**VIT, "embed_dim": 96, "depth": 6, "num_heads": 4},
+        "lr": 1e-3,
+        "overrides": {**ON_8_PIXELS, "patch_size": 2, "embed_dim": 96, "depth": 6, "num_heads": 4},
     },
 }
 SEEDS = (0, 1, 2)

@@ -15,12 +15,13 @@ FILES = sorted(SOURCE.rglob("*.py"))
 KERNELS = sorted(path for suffix in ("*.cpp", "*.h") for path in SOURCE.rglob(suffix))
 LEVELS = (
     {"errors"},
-    {"extras", "native", "gpu"},
+    {"extras", "files", "native", "gpu"},
     {"dense"},
     {"attention", "layers", "checkpoint"},
     {"models"},
     {"surgery", "compat", "explain", "benchmark", "training", "export"},
     {"cli"},
+    {"__main__"},
 )
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 
@@ -181,6 +182,8 @@ def test_no_switches_outside_the_arguments():
         text = path.read_text()
         for word in ("os.environ", "getenv", "strict=False", "weights_only=False"):
             found = [line for line in text.splitlines() if word in line and "zip(" not in line]
+            if path.name == "processes.py":  # launchers tell a process its place in variables, before torch knows it
+                found = [line for line in found if "RANK" not in line and "WORLD_SIZE" not in line]
             assert not found, f"{path}: {found}"
 
 

@@ -1,6 +1,8 @@
 """Efficient attention for vision in PyTorch: mechanisms, the backbones built on them, and their checkpoints."""
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 from regard.attention import (
     MECHANISMS,
@@ -56,6 +58,9 @@ from regard.models import (
 )
 from regard.surgery import freeze, fuse
 
+if TYPE_CHECKING:
+    from regard.training import Run, TrainConfig, embed, evaluate, predict, resume, train
+
 try:
     __version__ = version("regard")
 except PackageNotFoundError:  # used from its sources, not installed
@@ -78,10 +83,12 @@ __all__ = [
     "NeighborhoodAttention3d",
     "OptionError",
     "RegardError",
+    "Run",
     "Sample",
     "SeparableAttention",
     "ShapeError",
     "TalkingHeadsAttention",
+    "TrainConfig",
     "UnsupportedError",
     "WindowAttention",
     "additive_attention",
@@ -91,6 +98,8 @@ __all__ = [
     "decompositions",
     "efficient_additive_attention",
     "efficient_additive_weights",
+    "embed",
+    "evaluate",
     "freeze",
     "fuse",
     "list_models",
@@ -98,7 +107,9 @@ __all__ = [
     "neighborhood_attention",
     "neighborhood_bias_index",
     "neighborhood_weights",
+    "predict",
     "register_with_timm",
+    "resume",
     "save_weights",
     "separable_attention",
     "separable_weights",
@@ -107,7 +118,17 @@ __all__ = [
     "softmax_weights",
     "talking_heads_attention",
     "talking_heads_weights",
+    "train",
     "window_attention",
     "window_bias_index",
     "window_weights",
 ]
+
+TRAINING = ("Run", "TrainConfig", "embed", "evaluate", "predict", "resume", "train")
+
+
+def __getattr__(name: str) -> object:
+    """Import training when it is first used, since most programs do not train."""
+    if name in TRAINING:
+        return getattr(import_module("regard.training"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

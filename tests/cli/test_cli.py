@@ -135,10 +135,11 @@ def test_eval_leaves_out_broken_images(run, place):
 def test_unfinished_runs_say_so(run, place):
     unfinished = shutil.copytree(run, place / "unfinished")
     first, second = (run / "metrics.jsonl").read_text().splitlines()
-    second = second.replace('"interrupted": false', '"interrupted": true')
-    (unfinished / "metrics.jsonl").write_text(f"{first}\n{second}\n")
-    found = "1 of 2 epochs are finished, epoch 2 was interrupted"
-    warning = f"warning: the run {unfinished} is not fully trained: {found}; to train it again, use --overwrite\n"
+    assert '"is_last": true' in second
+    (unfinished / "metrics.jsonl").write_text(f"{first}\n")
+    found = "1 of 2 epochs are finished"
+    warning = f"warning: the run {unfinished} is not fully trained: {found}; continue it with: regard train --resume "
+    warning += f"{unfinished}\n"
     image = place / "data" / "red" / "0.png"
     for arguments in (["eval", "--json"], ["eval"], ["predict", "--json"], ["predict"]):
         more = [image] if arguments[0] == "predict" else []
@@ -147,7 +148,9 @@ def test_unfinished_runs_say_so(run, place):
         assert call(arguments[0], run, *more, *arguments[1:]).stderr == ""
     converted = call("convert", unfinished / "weights.safetensors", "--to", "official", "--out", place / "new.pth")
     assert warning in converted.stderr
-    assert f"an unfinished run ({found}); replace it with --overwrite" in one_error(train(place, "unfinished", code=2))
+    assert f"an unfinished run ({found}; --resume continues it); replace it with --overwrite" in one_error(
+        train(place, "unfinished", code=2)
+    )
 
 
 def test_options_are_the_fields_of_the_config():
@@ -157,17 +160,17 @@ def test_options_are_the_fields_of_the_config():
     for field in dataclasses.fields(TrainConfig):
         option = options.pop(field.name)
         assert described[field.name] and option.help == described[field.name]
-        assert option.required is (field.default is field.default_factory is dataclasses.MISSING)
+        assert not option.required  # a recipe may give them, and the command says what is missing
         if field.default is not dataclasses.MISSING:
             assert option.default == field.default
-    assert not options
+    assert set(options) == {"resume", "show_recipe"}
 
 
 def test_options_reach_the_config(monkeypatch):
     configs = []
     monkeypatch.setattr("regard.cli.train.train_with_bar", lambda config: configs.append(config) or Run(Path(), None))
     call("train", "--model", "m", "--data", "d", "--out", "o")
-    assert configs.pop() == TrainConfig(model="m", data=Path("d"), out=Path("o"))
+    assert configs.pop() == TrainConfig(model="m", data="d", out="o")
     changed = {
         "epochs": 3,
         "batch_size": 5,
@@ -187,7 +190,7 @@ def test_options_reach_the_config(monkeypatch):
     call("train", "--model", "m", "--data", "d", "--out", "o", *options, *flags)
     overrides = {"depths": (1, 1), "small_grid": "pad"}
     flags = {"skip_broken": True, "overwrite": True, "overrides": overrides}
-    assert configs.pop() == TrainConfig(model="m", data=Path("d"), out=Path("o"), **changed, **flags)
+    assert configs.pop() == TrainConfig(model="m", data="d", out="o", **changed, **flags)
 
 
 def test_train_refuses_an_earlier_run(place, run):
@@ -221,7 +224,7 @@ def test_interrupt_between_making_the_folder_and_saving(place, monkeypatch):
         raise KeyboardInterrupt
 
     train(place, "emptied")
-    monkeypatch.setattr(Run, "save", interrupted)
+    monkeypatch.setattr(Run, "save_weights", interrupted)
     monkeypatch.setattr(Run, "save_curve", lambda *_: None)
     assert "nothing was saved in" in train(place, "emptied", "--overwrite", code=130).stdout
 

@@ -7,7 +7,6 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields
-from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -72,14 +71,13 @@ def describe_fields(config: type) -> dict[str, str]:
     return {name: text[:1].upper() + text[1:] for name, text in described.items()}
 
 
-def option(name: str, kind: Any, description: str, default: object = None) -> inspect.Parameter:  # noqa: ANN401
+def option(name: str, kind: type, description: str, default: object = None) -> inspect.Parameter:
     """Return an option for `options_from`; `kind` is a type."""
     flag = f"--{name.replace('_', '-')}"
     if kind is bool:
         flag += f"/--no-{name.replace('_', '-')}"
-    elif default is None:
-        kind = kind | None
-    annotation = Annotated[kind, typer.Option(flag, help=description, show_default=default not in (None, True, False))]
+    hint: Any = kind | None if default is None and kind is not bool else kind
+    annotation = Annotated[hint, typer.Option(flag, help=description, show_default=default not in (None, True, False))]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 

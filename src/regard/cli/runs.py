@@ -14,6 +14,8 @@ def open_run(path: Path) -> Run:
     run = Run.open(path)
     if (unfinished := run.unfinished()) is not None:
         typer.echo(
-            f"warning: the run {path} is not fully trained: {unfinished}; to train it again, use --overwrite", err=True
+            f"warning: the run {path} is not fully trained: {unfinished}; continue it with: regard train --resume "
+            f"{path}",
+            err=True,
         )
     return run

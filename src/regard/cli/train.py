@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from regard.cli.tables import Table, show
 from regard.errors import RegardError
 from regard.training import Record, Run, Source, TrainConfig, Watcher
 from regard.training.interrupts import REQUEUE, StopRequested
-from regard.training.processes import ProcessLostError, is_first
+from regard.training.processes import ProcessLostError, expected, is_first
 from regard.training.recipes import RECIPES, resolve
 from regard.training.run import WEIGHTS
 
@@ -79,13 +79,12 @@ def train_with_bar(config: TrainConfig) -> Run:
     return _with_bar(lambda watcher: training.train(config, watcher=watcher))
 
 
-def _with_bar(start: Any) -> Run:  # noqa: ANN401  # takes a watcher and returns a run
+def _with_bar(start: Callable[[Watcher], Run]) -> Run:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), TextColumn("left"))
     console = Console()
     is_live = is_first() and (console.is_terminal or console.is_jupyter)
     with Progress(*columns, console=console, transient=True, disable=not is_live) as bar:
-        run: Run = start(_Bar(bar))
-    return run
+        return start(_Bar(bar))
 
 
 def _say(line: str) -> None:
@@ -113,7 +112,7 @@ class _Bar(Watcher):
         count = len(source.skipped)
         skipped = f", {count} broken image{'' if count == 1 else 's'} left out" if count else ""
         test = f", {len(source.test)} test images" if len(source.test) else ""
-        many = int(os.environ.get("WORLD_SIZE", "1"))
+        many = expected()
         on = f", {many} processes" if many > 1 else ""
         self._print(f"{config.model}: {parameters:,} parameters, seed {config.seed}, run {config.out}{on}")
         self._print(

@@ -12,7 +12,7 @@ from regard.training.prediction import Prediction, predict
 from regard.training.recipes import RECIPES, Recipe, resolve
 from regard.training.run import Run, RunConfig
 from regard.training.score import ClassScore, Score
-from regard.training.train import resume, train
+from regard.training.job import resume, train
 from regard.training.watcher import Progress, Record, Watcher
 
 __all__ = [

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -131,7 +130,8 @@ def _write(file: Path, rows: Iterator[Row], metadata: Mapping[str, str]) -> tupl
     return count, channels
 
 
-def _table(group: Sequence[Row], schema: Any) -> Any:  # noqa: ANN401  # pyarrow has no types
+def _table(group: Sequence[Row], schema: object) -> object:
+    """Return rows as a table of pyarrow, whose types are unknown here."""
     pyarrow = require("pyarrow", extra="embed")
     paths = [str(path).encode(errors="replace").decode() for path, _ in group]  # names that are no UTF-8
     features = np.stack([features for _, features in group])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from math import isfinite
 from time import perf_counter
@@ -352,7 +352,7 @@ def _next_or_error(batches: Iterator[Any]) -> tuple[Any, Exception | None]:
     return (None, batch) if isinstance(batch, DataError) else (batch, None)
 
 
-def _without_errors(batches: Any) -> Iterator[list[Tensor]]:  # noqa: ANN401  # a loader
+def _without_errors(batches: Iterable[list[Tensor] | DataError]) -> Iterator[list[Tensor]]:
     for batch in batches:
         if isinstance(batch, DataError):
             raise batch

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +11,7 @@ from torch.nn import functional as F
 
 from regard.errors import DataError, OptionError
 from regard.extras import require
-from regard.models import MODELS, create_model
+from regard.models import MODELS, Preprocessing, create_model
 from regard.training.config import TrainConfig
 from regard.training.run import Run
 
@@ -89,7 +88,7 @@ class Teacher(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float], student: Any) -> None:  # noqa: ANN401
+    def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float], student: Preprocessing) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False)
         scale = torch.tensor(student.std) / torch.tensor(std)
@@ -109,7 +108,7 @@ class Teacher(nn.Module):
         return logits
 
 
-def open_teacher(name: str | Path, classes: Sequence[str], student: Any) -> Teacher:  # noqa: ANN401  # Preprocessing
+def open_teacher(name: str | Path, classes: Sequence[str], student: Preprocessing) -> Teacher:
     """Open a teacher: a run, or a model of regard or timm with its published weights.
 
     Args:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
 
 from regard.errors import RegardError
+
+Value = TypeVar("Value")
 
 GOING, SAVE, STOP, FAILED = range(4)
 """What a process asks the others for: nothing, a checkpoint, to save and end, or to end because it failed."""
@@ -44,7 +46,7 @@ def agree(wish: int, device: torch.device) -> int:
     return int(urgent)
 
 
-def gather(value: Any) -> list[Any]:  # noqa: ANN401  # whatever pickle takes
+def gather(value: Value) -> list[Value]:
     """Return a value of every process, in the order of the processes."""
     if count() == 1:
         return [value]

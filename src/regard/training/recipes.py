@@ -6,7 +6,7 @@ import difflib
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +202,7 @@ class Resolved:
     origins: Mapping[str, str]
 
 
-def resolve(recipe: str | Path | None = None, **options: Any) -> Resolved:  # noqa: ANN401  # any field's type
+def resolve(recipe: str | Path | None = None, **options: object) -> Resolved:
     """Combine the defaults, a recipe and options; later ones override.
 
     Args:
@@ -286,5 +286,5 @@ def _check_names(settings: Mapping[str, object], place: str) -> None:
         )
 
 
-def _is_required(each: Any) -> bool:  # noqa: ANN401  # a dataclass field
+def _is_required(each: Field[Any]) -> bool:
     return each.default is MISSING and each.default_factory is MISSING

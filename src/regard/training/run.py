@@ -76,14 +76,30 @@ class Run:
             DataError: the folder has other content than a run, holds a run and `overwrite` is False, or cannot be
                 written.
         """
+        self.check_room(overwrite=overwrite)
         try:
-            if self.path.exists():
-                _make_room(self.path, overwrite)
+            shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
+            for name in (CURVE, METRICS, WEIGHTS, SPLIT, CONFIG):  # the config is last, since it marks a run
+                (self.path / name).unlink(missing_ok=True)
             self.path.mkdir(parents=True, exist_ok=True)
             with replacing(self.path / SPLIT) as file:
                 file.write_text(json.dumps(split) + "\n")
             with replacing(self.path / CONFIG) as file:
                 file.write_text(json.dumps({"regard_run": FORMAT, **asdict(self.config)}, indent=2) + "\n")
+        except OSError as error:
+            raise DataError(
+                f"expected a folder that can be written, got {str(self.path)!r} ({error}); name another folder"
+            ) from error
+
+    def check_room(self, *, overwrite: bool = False) -> None:
+        """Check that the folder is new or empty, or holds a run that may be replaced.
+
+        Raises:
+            DataError: it is not, or cannot be read.
+        """
+        try:
+            if self.path.exists():
+                _check_room(self.path, overwrite)
         except OSError as error:
             raise DataError(
                 f"expected a folder that can be written, got {str(self.path)!r} ({error}); name another folder"
@@ -135,6 +151,7 @@ class Run:
             fields["preprocessing"] = Preprocessing(**_with_tuples(fields["preprocessing"]))
             fields["classes"] = tuple(fields["classes"])
             fields["model_config"] = _with_tuples(fields["model_config"])
+            fields["overrides"] = _with_tuples(fields.get("overrides", {}))
             for name in ("batch_size", "epochs"):  # used after training
                 if not isinstance(fields["recipe"][name], int):
                     raise TypeError(f"{name} of the recipe must be a whole number")
@@ -215,7 +232,7 @@ class Run:
         return model.eval()
 
 
-def _make_room(path: Path, overwrite: bool) -> None:
+def _check_room(path: Path, overwrite: bool) -> None:
     if not path.is_dir():
         raise DataError(f"expected a folder to write the run into, got the file {str(path)!r}; name a folder")
     if all(each.name == LOCK for each in path.iterdir()):
@@ -229,9 +246,6 @@ def _make_room(path: Path, overwrite: bool) -> None:
             f"expected a new folder, got {str(path)!r}, {_describe(path)}; replace it with --overwrite "
             "(overwrite=True), or name another folder"
         )
-    shutil.rmtree(path / CHECKPOINTS, ignore_errors=True)
-    for name in (CURVE, METRICS, WEIGHTS, SPLIT, CONFIG):  # the config is last, since it marks the folder as a run
-        (path / name).unlink(missing_ok=True)
 
 
 def _describe(path: Path) -> str:

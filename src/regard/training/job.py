@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -82,7 +82,7 @@ def train(
     return _Job(config, watcher, model, optimizer, accelerator).start()
 
 
-def resume(run: str | Path | Run, *, watcher: Watcher | None = None, **options: Any) -> Run:  # noqa: ANN401  # fields
+def resume(run: str | Path | Run, *, watcher: Watcher | None = None, **options: object) -> Run:
     """Continue a run that was stopped, from its last checkpoint, or from the beginning if it has none yet.
 
     On a CPU, the result equals that of a run that was not stopped, bit for bit. A job with another number of processes
@@ -234,6 +234,8 @@ class _Job:
             return
         lock = run.locked()
         with self._together():
+            if new is not None:
+                run.check_room(overwrite=self.config.overwrite)
             lock.__enter__()
             if new is not None:
                 run.create(new.split(), overwrite=self.config.overwrite)
@@ -255,7 +257,7 @@ class _Job:
             raise first
 
 
-def _config_of(run: Run, options: dict[str, Any]) -> TrainConfig:
+def _config_of(run: Run, options: Mapping[str, object]) -> TrainConfig:
     """Return the config that continues a run.
 
     Raises:
