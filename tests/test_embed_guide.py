@@ -1,16 +1,11 @@
 """The commands of the guide "Embed a million images" do what it says, on generated images."""
 
-import shlex
-import subprocess
-
 import pytest
-from typer.testing import CliRunner
 
-from regard.cli import app
-from test_docs import blocks, reader  # noqa: F401
+from guides import commands_of, run_command
+from test_docs import reader  # noqa: F401
 
-PAGE = "docs/guides/embed.md"
-EXAMPLES = [line for text in blocks(PAGE, "") for line in text.splitlines() if line.startswith("$ ")]
+EXAMPLES = commands_of("docs/guides/embed.md")
 
 
 @pytest.mark.exhaustive
@@ -20,11 +15,7 @@ def test_commands(line, reader):  # noqa: F811
     pytest.importorskip("pyarrow")
     if "ray" in line:
         pytest.importorskip("ray.data")
-    before, _, command = line.removeprefix("$ ").rpartition(" | ")
-    names = subprocess.run(before, shell=True, capture_output=True, text=True, check=True).stdout if before else None
-    _, *arguments = shlex.split(command)
-    result = CliRunner().invoke(app, arguments, input=names)
-    assert result.exit_code == 0, result.output
+    result, arguments, names = run_command(line)
     (written,) = (word for word in arguments if word.endswith((".parquet", ".csv")))
     count = len(names.splitlines()) if names else 16
     if written.endswith(".parquet"):

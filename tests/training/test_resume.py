@@ -325,3 +325,19 @@ def test_a_killed_process_ends_the_others(tmp_path):
     settings = digits(tmp_path, "run", epochs=10000, checkpoint_minutes=0.01)
     code, _ = torchrun(str(file), json.dumps({"config": settings}))
     assert code != 0 and load_last(tmp_path / "run") is not None
+
+
+@pytest.mark.exhaustive
+def test_a_signal_to_all_processes_of_a_job(config, tmp_path):
+    """A scheduler's signal ends the processes that read images before the main one can save."""
+    import multiprocessing
+
+    def end_all():
+        for reader in multiprocessing.active_children():
+            os.kill(reader.pid, signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    calm = train(TrainConfig(**{**config, "out": tmp_path / "calm"}))
+    with pytest.raises(StopRequested):
+        train(TrainConfig(**{**config, "workers": 1}), watcher=At(1, 2, end_all))
+    assert_equal(resume(config["out"], workers=0), calm)

@@ -8,11 +8,11 @@ from regard.training.embedding import Embedding, embed
 from regard.training.evaluation import Evaluation, evaluate
 from regard.training.images import read_image
 from regard.training.interrupts import StopRequested
+from regard.training.job import resume, train
 from regard.training.prediction import Prediction, predict
 from regard.training.recipes import RECIPES, Recipe, resolve
 from regard.training.run import Run, RunConfig
 from regard.training.score import ClassScore, Score
-from regard.training.job import resume, train
 from regard.training.watcher import Progress, Record, Watcher
 
 __all__ = [

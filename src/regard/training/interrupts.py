@@ -9,6 +9,9 @@ REQUEUE = 75
 """The exit code of a job that was stopped by a signal and can be resumed: `EX_TEMPFAIL` of sysexits.h."""
 
 
+ASKING = ("SIGTERM", "SIGUSR1")
+
+
 class StopRequested(Exception):  # noqa: N818  # not an error: the run is saved and can be resumed
     """A signal asked the run to stop. Its state is saved.
 
@@ -37,7 +40,7 @@ class Signals:
 
     def __enter__(self) -> Signals:
         self._before = {}
-        for name in ("SIGTERM", "SIGUSR1"):
+        for name in ASKING:
             number = getattr(signal, name, None)
             try:
                 if number is not None:

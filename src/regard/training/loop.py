@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from math import isfinite
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 EXTRA = "train"
+WAIT = 2.0  # seconds in which the signal that has ended a reader reaches this process, too
 
 
 class Loop:
@@ -221,9 +222,12 @@ class Loop:
     def _next(self, batches: Iterator[Any], signals: Signals) -> list[Tensor]:
         """Return the next batch, after all processes have agreed to go on; save or stop if one of them asks for it."""
         batch, error = _next_or_error(batches)
+        if isinstance(error, (RuntimeError, OSError)):  # a scheduler signals all processes, and the readers end at once
+            sleep(WAIT)
+            error = None if signals.received else error
         is_due = perf_counter() - self.saved > 60 * self.config.checkpoint_minutes
-        is_between = self.at.step % self.config.accumulate == 0  # updates, where no gradients wait
-        wish = FAILED if error else GOING if not is_between else STOP if signals.received else SAVE if is_due else GOING
+        can_stop = batch is None or self.at.step % self.config.accumulate == 0  # between updates no gradients wait
+        wish = FAILED if error else GOING if not can_stop else STOP if signals.received else SAVE if is_due else GOING
         wish = processes.agree(wish, self.device)
         if wish == FAILED:
             raise processes.first_error(error) or RegardError("a process failed without an error")

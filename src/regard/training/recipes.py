@@ -239,8 +239,8 @@ def recipe_settings(config: TrainConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in FIELDS if name not in PLACES}
 
 
-def _settings_of(recipe: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the settings of a recipe and the origin of each."""
+def _settings_of(recipe: str | Path, files: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the settings of a recipe and the origin of each; `files` are those that led to it."""
     if str(recipe) in RECIPES:
         settings = dict(RECIPES[str(recipe)].settings)
         return settings, dict.fromkeys(settings, str(recipe))
@@ -250,9 +250,11 @@ def _settings_of(recipe: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
         return settings, dict.fromkeys(settings, str(recipe))
     if path.suffix != ".toml":
         raise OptionError.unknown("recipe", str(recipe), (*RECIPES, "FILE.toml", "RUN"))
+    if path.resolve() in files:
+        raise OptionError(f"expected a recipe's file that starts from another recipe, got {str(path)!r} in a circle")
     own = _read_toml(path)
     _check_names(own, str(path))
-    settings, origins = _settings_of(own.pop("recipe")) if own.get("recipe") else ({}, {})
+    settings, origins = _settings_of(own.pop("recipe"), (*files, path.resolve())) if own.get("recipe") else ({}, {})
     return settings | own, origins | dict.fromkeys(own, path.name)
 
 

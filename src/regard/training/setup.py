@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from regard.errors import DataError, UnsupportedError
+from regard.errors import DataError, OptionError, UnsupportedError
 from regard.extras import require
 from regard.models import MODELS, Backbone, Preprocessing, create_model, load_weights
-from regard.training.augmentation import augmentation, with_shifts
+from regard.training.augmentation import augmentation, handwriting
 from regard.training.config import TrainConfig
 from regard.training.data import DIGITS, ImageDataset, Source, collate, is_path
 from regard.training.devices import CPU, default_device, why_unavailable
@@ -79,7 +79,12 @@ def make_model(config: TrainConfig, num_classes: int) -> Backbone[Any]:
     weights = config.weights
     if weights == PUBLISHED and config.model in MODELS:
         found = MODELS[config.model].weights
-        weights = next((name for name, each in found.items() if not each.source.startswith("drive://")), PUBLISHED)
+        weights = next((name for name, each in found.items() if not each.source.startswith("drive://")), None)
+        if weights is None:
+            raise OptionError(
+                f"expected a model with published weights, got {config.model}, which has none; give a file or a run with "
+                "--weights, or choose another model"
+            )
     path = Path(weights) if weights is not None else None
     if path is not None and (path / WEIGHTS).is_file():
         path = path / WEIGHTS
@@ -143,7 +148,7 @@ def make_loaders(
             f"{len(source.train)}; lower the batch size, or use fewer processes"
         )
     digits = str(config.data) == DIGITS
-    transform = with_shifts(preprocessing) if digits else augmentation(preprocessing, config)
+    transform = handwriting(preprocessing) if digits else augmentation(preprocessing, config)
     workers = config.workers
     if workers is None:
         workers = 0 if digits else min(4, os.cpu_count() or 1)
