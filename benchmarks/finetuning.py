@@ -1,7 +1,7 @@
 """Train nat_nano on few images of the digits 5 to 9: from random weights, and from a run on the digits 0 to 4.
 
-The digits are printed in random colors on random colors, with noise: without that, 10 images per class and random
-weights are enough. Both trainings get the same images, recipe, epochs and seeds. Every other image of the digits 5 to 9
+The digits are printed in random colors on random colors, with noise: without that, random weights need few images to
+learn them. Both trainings get the same images, recipe, epochs and seeds. Every other image of the digits 5 to 9
 is a validation image. The program prints the median accuracy of the seeds, and draws it with the curve of each seed. If
 it is stopped, the same command continues it.
 
@@ -139,8 +139,8 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/finetuning"), help="folder of images and runs")
     parser.add_argument("--picture", type=Path, help="default: finetune.png in that folder")
-    parser.add_argument("--images", type=int, default=10, help="training images per class of the digits 5 to 9")
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--images", type=int, default=30, help="training images per class of the digits 5 to 9")
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--pretraining-epochs", type=int, default=20)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)

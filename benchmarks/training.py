@@ -1,7 +1,7 @@
 """Compare the training loop with the bare steps of PyTorch, in speed and in memory: `make bench`.
 
-The bare loop is forward, loss, backward, optimizer step and nothing else, on batches that are in memory already. Both loops take
-turns. The memory is that of a process of its own per loop.
+The bare loop is forward, loss, backward, optimizer step and nothing else, on batches that are in memory already. Both
+loops take turns. The memory is that of a process of its own per loop.
 """
 
 import json

@@ -29,7 +29,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|srcset)=\"([^\"]+)\"")
 COMMENT = re.compile(r".*?[^\s#].*?  # (.+)")
 SHAPE = re.compile(r"\[(\d+(?:, \d+)*)\](?: each)?")
 COMMANDS = typer.main.get_command(app).commands
-SLOW = ("docs/guides/train.md", "docs/guides/freeze.md")  # train for 30 epochs, compile a network
+SLOW = tuple(f"docs/guides/{name}.md" for name in ("train", "freeze", "finetune", "distill"))  # train, or compile
 SHOWN = 100  # columns of a code block that fit beside the navigation at 1280 pixels
 
 sys.path.insert(0, str(ROOT / "docs"))
@@ -152,7 +152,7 @@ def commands():
     """Every command of regard on the pages, without the output that follows it."""
     for page in PAGES:
         for text in blocks(page, "", "bash", "console"):
-            for line in text.splitlines():
+            for line in text.replace("\\\n", " ").splitlines():
                 words = shlex.split(line.removeprefix("$ "), comments=True) if re.match(r"(\$ )?regard ", line) else []
                 if words:
                     yield pytest.param(words[1], words[2:], id=f"{page}: {' '.join(words)}")

@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from guides import commands_of, run_command
-from pictures import one_thread  # noqa: F401
 from regard.training import Run
 from test_docs import blocks, reader  # noqa: F401
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from regard import training
 from regard.cli.options import option, options_from
 from regard.cli.tables import Table, show
 from regard.errors import RegardError
-from regard.training import Record, Run, Source, TrainConfig, Watcher
+from regard.training import ProgressBar, Run, TrainConfig
 from regard.training.interrupts import REQUEUE, StopRequested
-from regard.training.processes import ProcessLostError, expected, is_first
+from regard.training.processes import ProcessLostError, is_first
 from regard.training.recipes import RECIPES, resolve
 from regard.training.run import WEIGHTS
 
@@ -42,7 +39,7 @@ def train(options: dict[str, Any]) -> None:
         if resumed is None:
             run = train_with_bar(resolve(**options).config)
         else:
-            run = _with_bar(lambda watcher: training.resume(resumed, watcher=watcher, **options))
+            run = training.resume(resumed, watcher=ProgressBar(), **options)
     except KeyboardInterrupt:
         is_saved = _saved_at(out) not in (None, before)  # the weights may be those of an earlier run
         what = "the best weights, the metrics and a checkpoint are in" if is_saved else "nothing was saved in"
@@ -75,16 +72,8 @@ def show_recipe(options: dict[str, Any]) -> None:
 
 
 def train_with_bar(config: TrainConfig) -> Run:
-    """Train a model, with a progress bar on a terminal or in a notebook, and print one line per epoch."""
-    return _with_bar(lambda watcher: training.train(config, watcher=watcher))
-
-
-def _with_bar(start: Callable[[Watcher], Run]) -> Run:
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), TextColumn("left"))
-    console = Console()
-    is_live = is_first() and (console.is_terminal or console.is_jupyter)
-    with Progress(*columns, console=console, transient=True, disable=not is_live) as bar:
-        return start(_Bar(bar))
+    """Train a model, with a progress bar on a terminal, and print one line per epoch."""
+    return training.train(config, watcher=ProgressBar())
 
 
 def _say(line: str) -> None:
@@ -95,61 +84,3 @@ def _say(line: str) -> None:
 def _saved_at(out: Path) -> int | None:
     weights = out / WEIGHTS
     return weights.stat().st_mtime_ns if weights.is_file() else None
-
-
-class _Bar(Watcher):
-    """Report the progress with a bar and with lines."""
-
-    def __init__(self, bar: Progress) -> None:
-        self.bar = bar
-        self.task: TaskID | None = None
-
-    def checked(self, images: int, total: int) -> None:
-        self._update("checking the images", images, total)
-
-    def started(self, config: TrainConfig, source: Source, parameters: int) -> None:
-        ignored = f", {source.ignored} files ignored (hidden or not images)" if source.ignored else ""
-        count = len(source.skipped)
-        skipped = f", {count} broken image{'' if count == 1 else 's'} left out" if count else ""
-        test = f", {len(source.test)} test images" if len(source.test) else ""
-        many = expected()
-        on = f", {many} processes" if many > 1 else ""
-        self._print(f"{config.model}: {parameters:,} parameters, seed {config.seed}, run {config.out}{on}")
-        self._print(
-            f"{config.data}: {len(source.classes)} classes, {len(source.train)} training images, "
-            f"{len(source.val)} validation images{test}{ignored}{skipped}"
-        )
-        for image, reason in source.skipped.items():
-            self._print(f"left out {image}: {reason}")
-        self.epochs = config.epochs
-        self._update("starting", 0, None)
-
-    def stepped(self, progress: training.Progress) -> None:
-        self._update(
-            f"epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.3f}  "
-            f"accuracy {progress.accuracy:6.2%}  {progress.images_per_second:,.0f} images/s",
-            (progress.epoch - 1) * progress.steps + progress.step,
-            progress.epochs * progress.steps,
-        )
-
-    def validated(self, record: Record) -> None:
-        if record.train_loss is None or record.train_accuracy is None:
-            train = "train: no step had a finite loss"
-        else:
-            train = f"train loss {record.train_loss:.3f} accuracy {record.train_accuracy:7.2%}"
-        self._print(
-            f"epoch {record.epoch:3}/{self.epochs}  {train}  "
-            f"val loss {record.val_loss:.3f} accuracy {record.val_accuracy:7.2%}{' *' if record.is_best else '  '}  "
-            f"{record.images_per_second:6,.0f} images/s  {record.seconds:5.1f} s"
-        )
-
-    def noted(self, line: str) -> None:
-        self._print(line)
-
-    def _update(self, description: str, completed: int, total: int | None) -> None:
-        if self.task is None:
-            self.task = self.bar.add_task(description, total=total)
-        self.bar.update(self.task, description=description, completed=completed, total=total)
-
-    def _print(self, line: str) -> None:
-        self.bar.console.print(line, soft_wrap=True, highlight=False, markup=False)

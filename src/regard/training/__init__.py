@@ -10,6 +10,7 @@ from regard.training.images import read_image
 from regard.training.interrupts import StopRequested
 from regard.training.job import resume, train
 from regard.training.prediction import Prediction, predict
+from regard.training.progress import ProgressBar
 from regard.training.recipes import RECIPES, Recipe, resolve
 from regard.training.run import Run, RunConfig
 from regard.training.score import ClassScore, Score
@@ -24,6 +25,7 @@ __all__ = [
     "Prediction",
     "Preprocessing",
     "Progress",
+    "ProgressBar",
     "Recipe",
     "Record",
     "Run",

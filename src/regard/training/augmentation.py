@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def handwriting(preprocessing: Preprocessing) -> Callable[[Image], Tensor]:
     """Return a preprocessing that first moves, turns and scales an image a little. Digits are never mirrored.
 
-    Pixels are enlarged to blocks before and averaged after, so that the changes are finer than a pixel and an image that
-    is not changed stays as sharp as it was.
+    Pixels are enlarged to blocks before and averaged after, so that the changes are finer than a pixel, and an image
+    that is not changed stays as sharp as it was.
     """
     transforms = require("torchvision.transforms", extra="train")
     mode = transforms.InterpolationMode

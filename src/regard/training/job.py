@@ -79,7 +79,7 @@ def train(
         >>> len(run.metrics())
         1
     """
-    return _Job(config, watcher, model, optimizer, accelerator).start()
+    return _Job(config, watcher, model, optimizer, accelerator).work()
 
 
 def resume(run: str | Path | Run, *, watcher: Watcher | None = None, **options: object) -> Run:
@@ -105,7 +105,7 @@ def resume(run: str | Path | Run, *, watcher: Watcher | None = None, **options: 
     """
     run = run if isinstance(run, Run) else Run.open(run)
     config = _config_of(run, options)
-    return _Job(config, watcher).start(run)
+    return _Job(config, watcher).work(run)
 
 
 class _Job:
@@ -125,7 +125,14 @@ class _Job:
         if config.tracker:
             self.watcher = Watchers(self.watcher, Tracker(self.accelerator))
 
-    def start(self, run: Run | None = None) -> Run:
+    def work(self, run: Run | None = None) -> Run:
+        """Train a new run, or continue one, and tell the watcher when it has ended."""
+        try:
+            return self._start(run)
+        finally:
+            self.watcher.ended()
+
+    def _start(self, run: Run | None) -> Run:
         """Train a new run, or continue one."""
         config, is_new = self.config, run is None
         source = self._open(run)

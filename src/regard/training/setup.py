@@ -82,8 +82,8 @@ def make_model(config: TrainConfig, num_classes: int) -> Backbone[Any]:
         weights = next((name for name, each in found.items() if not each.source.startswith("drive://")), None)
         if weights is None:
             raise OptionError(
-                f"expected a model with published weights, got {config.model}, which has none; give a file or a run with "
-                "--weights, or choose another model"
+                f"expected a model with published weights, got {config.model}, which has none; give a file or a run "
+                "with --weights, or choose another model"
             )
     path = Path(weights) if weights is not None else None
     if path is not None and (path / WEIGHTS).is_file():

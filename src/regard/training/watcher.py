@@ -84,6 +84,9 @@ class Watcher:
     def noted(self, line: str) -> None:
         """Called with whatever else a person should know, such as a step that was left out."""
 
+    def ended(self) -> None:
+        """Called when training ends, for whatever reason."""
+
 
 class Watchers(Watcher):
     """Several callbacks as one.
@@ -119,3 +122,8 @@ class Watchers(Watcher):
         """Tell all."""
         for each in self.watchers:
             each.noted(line)
+
+    def ended(self) -> None:
+        """Tell all."""
+        for each in self.watchers:
+            each.ended()
