@@ -1,9 +1,9 @@
 """Train nat_nano on few images of the digits 5 to 9: from random weights, and from a run on the digits 0 to 4.
 
-The digits are printed in random colors on random colors, with noise: without that, random weights need few images to
-learn them. Both trainings get the same images, recipe, epochs and seeds. Every other image of the digits 5 to 9
-is a validation image. The program prints the median accuracy of the seeds, and draws it with the curve of each seed. If
-it is stopped, the same command continues it.
+The digits are printed in random colors on random colors, with noise: random weights learn the gray ones from few
+images, and pretraining does not help. Both trainings get the same images, recipe, epochs and seeds. Every other image
+of the digits 5 to 9 is a validation image. The program prints the median accuracy of the seeds, and draws it with the
+curve of each seed. If it is stopped, the same command continues it.
 
     python benchmarks/finetuning.py --out runs/finetuning --picture docs/assets/finetune.png
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from regard.training import Run, open_source, resolve, resume, train
@@ -127,7 +128,8 @@ def draw(curves, images, file):
         median = [statistics.median(each) for each in zip(*seeds, strict=True)]
         axes.plot(epochs, median, color=COLORS[kind], linewidth=2.8, label=f"from {kind}")
     axes.axhline(20, color="#666666", linewidth=1, linestyle=":", label="chance")
-    axes.set(xlabel="epoch", ylabel="validation accuracy (%)", ylim=(0, 100), xlim=(1, None))
+    axes.set(xlabel="epoch", ylabel="validation accuracy (%)", ylim=(0, 100), xlim=(1, max(epochs.stop - 1, 2)))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title(f"nat_nano on {images} images per class of the colored digits 5 to 9")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

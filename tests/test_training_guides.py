@@ -88,7 +88,7 @@ def test_the_loop_resubmits_on_75(reader):  # noqa: F811
 def test_exit_codes(name, code, reader):  # noqa: F811
     line, *_ = commands_of(RESUME)
     command = [sys.executable, "-m", *shlex.split(line), "--device", "cpu"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         for text in process.stdout:
             if text.startswith("epoch"):

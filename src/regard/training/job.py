@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,6 @@ from regard.training.optimization import choose_trained
 from regard.training.recipes import resolve
 from regard.training.run import Run
 from regard.training.setup import make_accelerator, make_loaders, make_model, make_preprocessing, run_config
-from regard.training.streams import Stream
 from regard.training.tracking import Tracker
 from regard.training.watcher import Watcher, Watchers
 
@@ -33,9 +32,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 EXTRA = "train"
-DATA_NEEDS_FILES = (
-    "expected image files or digits for class_weights='balanced', got a stream, whose labels are not known"
-)
 
 
 def train(
@@ -186,8 +182,6 @@ class _Job:
                 teacher = open_teacher(config.teacher, source.classes, run.config.preprocessing).to(device)
             weights = None
             if config.class_weights is not None:
-                if isinstance(source.train, Stream):
-                    raise OptionError(DATA_NEEDS_FILES)
                 weights = balanced_weights(labels_of(source.train), len(source.classes)).to(device)
             loaders = make_loaders(
                 config,
@@ -234,22 +228,15 @@ class _Job:
     @contextmanager
     def _owning(self, run: Run, new: Source | None) -> Iterator[None]:
         """Hold the folder of the run in the main process, and create it for a new run."""
-        if not self.accelerator.is_main_process:
+        with ExitStack() as held:
             with self._together():
-                pass
+                if self.accelerator.is_main_process:
+                    if new is not None:
+                        run.check_room(overwrite=self.config.overwrite)
+                    held.enter_context(run.locked())
+                    if new is not None:
+                        run.create(new.split(), overwrite=self.config.overwrite)
             yield
-            return
-        lock = run.locked()
-        with self._together():
-            if new is not None:
-                run.check_room(overwrite=self.config.overwrite)
-            lock.__enter__()
-            if new is not None:
-                run.create(new.split(), overwrite=self.config.overwrite)
-        try:
-            yield
-        finally:
-            lock.__exit__(None, None, None)
 
     @contextmanager
     def _together(self) -> Iterator[None]:
