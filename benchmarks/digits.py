@@ -20,20 +20,20 @@ FAMILIES = {
     "MobileViTv2": {
         "model": "mobilevitv2_050",
         "image_size": 32,
-        "epochs": 40,
         "overrides": {"width": 0.4, "drop_path_rate": 0.1},
     },
     "CaiT": {
         "model": "cait_xxs24_224",
-        "image_size": 8,
+        "epochs": 60,
         "lr": 1e-3,
+        "image_size": 8,
         "overrides": {
             **ON_8_PIXELS,
-            "patch_size": 2,
+            "patch_size": 4,
             "embed_dim": 96,
-            "depth": 5,
+            "depth": 4,
             "depth_token_only": 1,
-            "layer_scale": 0.1,
+            "layer_scale": 1.0,
         },
     },
     "NAT": {"model": "nat_nano"},
@@ -53,9 +53,10 @@ FAMILIES = {
     },
     "ViT": {
         "model": "vit_tiny_patch16_224",
-        "image_size": 8,
+        "epochs": 60,
         "lr": 1e-3,
-        "overrides": {**ON_8_PIXELS, "patch_size": 2, "embed_dim": 96, "depth": 6, "num_heads": 4},
+        "image_size": 8,
+        "overrides": {**ON_8_PIXELS, "patch_size": 4, "embed_dim": 128, "depth": 4, "num_heads": 4},
     },
 }
 SEEDS = (0, 1, 2)
@@ -88,8 +89,8 @@ def main():
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     results = options.out / "results.jsonl"
-    for family in options.families:
-        for seed in options.seeds:
+    for seed in options.seeds:
+        for family in options.families:
             row = measure(family, seed, options.out)
             print(row, flush=True)
             with results.open("a") as file:

@@ -46,7 +46,7 @@ _AMP = {"mixed_precision": "bf16", "compile": True}
 RECIPES: Mapping[str, Recipe] = {
     "digits": Recipe(
         "small models on scikit-learn's handwritten digits, in minutes on a CPU",
-        {"epochs": 60, "batch_size": 32, "lr": 3e-3, "ema_decay": 0.99, "warmup_epochs": 4.0},
+        {"epochs": 40, "batch_size": 32, "lr": 3e-3, "ema_decay": 0.99, "warmup_epochs": 3.0},
     ),
     "finetune": Recipe(
         "published weights on your own images, hundreds to many thousands",
@@ -58,7 +58,6 @@ RECIPES: Mapping[str, Recipe] = {
             "layer_decay": 0.75,
             "auto_augment": "rand-m6-mstd0.5-inc1",
             "clip_grad": 1.0,
-            "ema_decay": 0.99,
         },
     ),
     "linear_probe": Recipe(
