@@ -68,6 +68,7 @@ bench: $(VENV)/dev.installed
 	$(BIN)/python benchmarks/dense.py
 	$(BIN)/python benchmarks/fuse.py
 	$(BIN)/python benchmarks/loading.py
+	$(BIN)/python benchmarks/training.py
 
 table: $(VENV)/dev.installed $(VENV)/bench.installed
 	$(BIN)/python benchmarks/table.py results.csv --batch 1,8

@@ -20,6 +20,8 @@ FAMILIES = {
     "MobileViTv2": {
         "model": "mobilevitv2_050",
         "image_size": 32,
+        "epochs": 32,
+        "batch_size": 64,
         "overrides": {"width": 0.4, "drop_path_rate": 0.1},
     },
     "CaiT": {
