@@ -88,8 +88,9 @@ class Checkpoints:
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
-    """Return the checkpoints in a folder, the last one last."""
-    return sorted(path for path in folder.glob("*.pt") if PATTERN.fullmatch(path.name))
+    """Return the checkpoints in a folder, the one written last at the end."""
+    found = [path for path in folder.glob("*.pt") if PATTERN.fullmatch(path.name)]
+    return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name))
 
 
 def load_last(run: Path) -> dict[str, Any] | None:

@@ -217,6 +217,8 @@ class TrainConfig:
         chosen = [name for name, value in partial.items() if value]
         if len(chosen) > 1:
             raise OptionError(f"expected one choice of the weights to train, got {' and '.join(chosen)}; keep one")
+        if self.lora_rank and self.parallel == "fsdp2":
+            raise OptionError("lora_rank needs parallel='ddp', got 'fsdp2': low-rank updates are small; leave it out")
         mixes = [name for name in ("mixup", "cutmix") if getattr(self, name)]
         if mixes and self.class_weights:
             raise OptionError(f"class_weights needs one label per image, got {' and '.join(mixes)}; leave one out")
@@ -238,5 +240,5 @@ FIELDS = tuple(each.name for each in fields(TrainConfig))
 PLACES = ("model", "data", "out", "recipe", "overwrite", "overrides")
 """Fields that say what is trained and where, and are not part of a recipe."""
 
-FREE = ("out", "recipe", "overwrite", "workers", "device", "checkpoint_minutes", "keep", "tracker")
+FREE = ("workers", "device", "checkpoint_minutes", "keep", "tracker")
 """Fields that may change when a run is resumed, since the result does not depend on them."""

@@ -10,6 +10,7 @@ REQUEUE = 75
 
 
 ASKING = ("SIGTERM", "SIGUSR1")
+GRACE = 10  # seconds in which the main process can save before the processes that read images end
 
 
 class StopRequested(Exception):  # noqa: N818  # not an error: the run is saved and can be resumed
@@ -24,8 +25,20 @@ class StopRequested(Exception):  # noqa: N818  # not an error: the run is saved 
         self.signal = name
 
 
+class Aborted(KeyboardInterrupt):
+    """A second Ctrl-C, which does not wait for the end of the step and saves nothing."""
+
+
+def end_later(worker: int) -> None:
+    """Let a process that reads images outlive these signals a little, since a cluster sends them to all of a job."""
+    del worker
+    for name in ASKING:
+        if hasattr(signal, name) and hasattr(signal, "alarm"):
+            signal.signal(getattr(signal, name), lambda *_: signal.alarm(GRACE))
+
+
 class Signals:
-    """Remember SIGTERM and SIGUSR1 in a context, where Python can receive them: in the main thread.
+    """Remember SIGTERM, SIGUSR1 and SIGINT in a context, where Python can receive them: in the main thread.
 
     Example:
         >>> import os
@@ -40,7 +53,7 @@ class Signals:
 
     def __enter__(self) -> Signals:
         self._before = {}
-        for name in ASKING:
+        for name in (*ASKING, "SIGINT"):
             number = getattr(signal, name, None)
             try:
                 if number is not None:
@@ -55,4 +68,7 @@ class Signals:
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         del frame
-        self.received = signal.Signals(number).name
+        name = signal.Signals(number).name
+        if name == self.received == "SIGINT":
+            raise Aborted
+        self.received = name

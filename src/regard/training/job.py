@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,9 @@ from regard.models import Backbone
 from regard.training import processes
 from regard.training.checkpoints import load_last
 from regard.training.config import FIELDS, FREE, PLACES, TrainConfig
-from regard.training.data import Source, labels_of, open_source
+from regard.training.data import DIGITS, Source, is_path, labels_of, open_source
 from regard.training.integrity import AGAIN, check_images, suspect_all
+from regard.training.interrupts import Aborted
 from regard.training.loop import Loop
 from regard.training.objective import Objective, Teacher, balanced_weights, open_teacher
 from regard.training.optimization import choose_trained
@@ -133,14 +134,15 @@ class _Job:
         config, is_new = self.config, run is None
         source = self._open(run)
         with self._together():
-            model = self._model(config if run is None else replace(config, weights=None), len(source.classes))
+            state = None if run is None else load_last(run.path)
+            model = self._model(config if state is None else replace(config, weights=None), len(source.classes))
             if run is None:
                 preprocessing = make_preprocessing(config, model)
                 run = Run(Path(config.out), run_config(config, source, preprocessing, self.accelerator.num_processes))
             _check_size(model, run.config.preprocessing.image_size)  # a wrong size must not cost an earlier run
-            state = None if is_new else load_last(run.path)
         with self._owning(run, source if is_new else None):
             loop = self._loop(run, source, model)
+            state = None if is_new else load_last(run.path)  # again, now that no other training writes
             if state is not None:
                 loop.load(state)
             else:
@@ -197,8 +199,7 @@ class _Job:
             model.to(memory_format=torch.channels_last)
         trained = choose_trained(config, model)
         objective = Objective(config, len(source.classes), weights, teacher)
-        optimizer = None if self.optimizer is None else self.optimizer(trained)
-        return Loop(config, run, trained, loaders, objective, self.accelerator, self.watcher, optimizer)
+        return Loop(config, run, trained, loaders, objective, self.accelerator, self.watcher, self.optimizer)
 
     def _run(self, loop: Loop, source: Source) -> None:
         """Train, and leave a folder that can be used and resumed, whatever happens."""
@@ -206,6 +207,8 @@ class _Job:
             parameters = sum(parameter.numel() for parameter in loop.model.parameters())
             self.watcher.started(self.config, source, parameters)
             loop.train()
+        except Aborted:
+            raise
         except KeyboardInterrupt:
             if self.accelerator.num_processes == 1:  # others may not be at the same place
                 loop.stop()
@@ -220,7 +223,8 @@ class _Job:
             raise
         finally:
             if self.accelerator.is_main_process:
-                loop.run.save_curve(loop.at.lines())
+                with suppress(OSError):  # a full disk has its own error
+                    loop.run.save_curve(loop.at.lines())
             loop.checkpoints.close()
             if self.config.tracker:
                 self.accelerator.end_training()
@@ -259,9 +263,10 @@ def _config_of(run: Run, options: Mapping[str, object]) -> TrainConfig:
     """
     stored = {name: value for name, value in run.config.recipe.items() if name in FIELDS}
     stored |= {"model": run.config.model, "data": run.config.data, "overrides": dict(run.config.overrides)}
+    given = {**options, "data": str(Path(str(options["data"])).resolve())} if _is_folder(options) else options
     changed = {
         name: (stored.get(name), value)
-        for name, value in options.items()
+        for name, value in given.items()
         if name not in FREE and _plain(stored.get(name)) != _plain(value)
     }
     if changed:
@@ -278,6 +283,10 @@ def _config_of(run: Run, options: Mapping[str, object]) -> TrainConfig:
 def _check_size(model: nn.Module, size: int) -> None:
     with torch.inference_mode():
         model.eval()(torch.zeros(1, 3, size, size, device=next(model.parameters()).device))
+
+
+def _is_folder(options: Mapping[str, object]) -> bool:
+    return is_path(str(options.get("data", DIGITS)))
 
 
 def _plain(value: object) -> object:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from math import isfinite
 from time import perf_counter, sleep
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 EXTRA = "train"
+MIN_SCALE = 2.0**-20  # of float16; below it, the gradients themselves are not finite
 WAIT = 2.0  # seconds in which the signal that has ended a reader reaches this process, too
 
 
@@ -49,7 +50,7 @@ class Loop:
         objective: the loss.
         accelerator: accelerate's object for device, precision and processes.
         watcher: receives the progress.
-        optimizer: on the parameters of `model`; None for the recipe's.
+        optimizer: takes the model and returns its optimizer; None for the recipe's.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Loop:
         objective: Objective,
         accelerator: Accelerator,
         watcher: Watcher,
-        optimizer: torch.optim.Optimizer | None = None,
+        optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
     ) -> None:
         self.config, self.run, self.loaders, self.objective = config, run, loaders, objective
         self.accelerator, self.watcher, self.device = accelerator, watcher, accelerator.device
@@ -78,7 +79,7 @@ class Loop:
         if config.compile:
             model.compile()
         self.model = model
-        self.optimizer = make_optimizer(config, model) if optimizer is None else optimizer
+        self.optimizer = make_optimizer(config, model) if optimizer is None else optimizer(model)
         self.schedule = make_schedule(config, self.optimizer, self.updates)
         self.wrapped = accelerator.prepare_model(model, evaluation_mode=is_divided)  # by DDP if there are processes
         self.stepper = accelerator.prepare_optimizer(self.optimizer)
@@ -108,12 +109,15 @@ class Loop:
             images, labels = on_device(batch, self.device, self.config.channels_last)
             seed_all(seed_at(self.config.seed, "step", self.at.epoch, self.at.step, self.accelerator.process_index))
             is_update = (self.at.step + 1) % self.config.accumulate == 0 or self.at.step + 1 == self.steps
+            before = [each.clone() for each in self.model.buffers()] if self.config.on_nan == "skip" else []
             with nullcontext() if is_update else self.accelerator.no_sync(self.wrapped):
                 loss, logits = self.objective(self.wrapped, images, labels)
                 is_good = self._is_finite(loss, batch[2])
                 self.accelerator.backward(loss / self._summed())
             if not is_good:
                 self._skip()
+                for buffer, value in zip(self.model.buffers(), before, strict=True):  # statistics of the broken batch
+                    buffer.copy_(value)
             elif is_update:
                 self._update()
             if is_good:
@@ -177,6 +181,7 @@ class Loop:
             "position": self.at.state(),
             "tally": (seen.loss_sum, seen.in_top5, seen.seen, seen.correct),
             "images_per_step": self.images_per_step,
+            "is_divided": is_sharded(self.model),
         }
         if self.average is not None:
             state["average"] = whole_state(self.average.module)
@@ -197,6 +202,11 @@ class Loop:
                 f"expected {state['images_per_step']} images per step as before, got {self.images_per_step}, "
                 f"{self.loaders.batches.batch_size} in each of {self.accelerator.num_processes} processes; resume with "
                 "a number of processes that divides the images"
+            )
+        if is_sharded(self.model) != state["is_divided"]:
+            raise DataError(
+                "expected as many processes as before for parallel='fsdp2', whose checkpoints differ between one "
+                f"process and several, got {self.accelerator.num_processes}; resume with the number of the first job"
             )
         load_whole(self.model, state["model"])
         load_optimizer(self.model, self.optimizer, state["optimizer"])
@@ -233,7 +243,8 @@ class Loop:
             raise processes.first_error(error) or RegardError("a process failed without an error")
         if wish == STOP:
             self.stop()
-            raise StopRequested(next(name for name in processes.gather(signals.received) if name))
+            name = next(name for name in processes.gather(signals.received) if name)
+            raise KeyboardInterrupt if name == "SIGINT" else StopRequested(name)
         if wish == SAVE:
             self.save()
         return batch
@@ -251,6 +262,11 @@ class Loop:
         limit_gradients(self.config, parameters)
         self.stepper.step()
         self.stepper.zero_grad()
+        if self.accelerator.scaler is not None and self.stepper.step_was_skipped:
+            self.at.skipped += 1
+            if self.accelerator.scaler.get_scale() < MIN_SCALE:
+                self._report("scale of the gradients", float("nan"), [])
+            return
         done = (self.at.epoch - 1) * self.updates + -(-(self.at.step + 1) // self.config.accumulate)
         if self.average is not None:
             self.average.update(self.model, step=done)
@@ -292,27 +308,40 @@ class Loop:
     def _score(self) -> Tally:
         """Return the score of the result on the validation images of all processes."""
         model = self.model if self.average is None else self.average.module
-        batches = (
-            on_device(batch, self.device, self.config.channels_last) for batch in _without_errors(self.loaders.val)
-        )
+        processes.share_buffers(model)  # batch norms have other statistics in each process
         error, own = None, Tally(self.num_classes)
         try:
             with self.accelerator.autocast():
-                own = tally(model, batches, self.num_classes)
-                self._keep_company(model)
-        except DataError as broken:
-            error = broken
+                own = tally(model, self._validation(model), self.num_classes)
+        except Exception as failure:  # the other processes must not wait
+            error = failure
         if processes.agree(GOING if error is None else FAILED, self.device) == FAILED:
             raise processes.first_error(error) or RegardError("a process failed without an error")
         return self._total(own)
 
-    def _keep_company(self, model: nn.Module) -> None:
-        """Call a divided model as often as the process with the most validation batches does: calls are collective."""
-        size = self.run.config.preprocessing.image_size
-        if is_sharded(model):
-            with torch.inference_mode():
-                for _ in range(self.loaders.missing_val):
-                    model(torch.zeros(1, 3, size, size, device=self.device))
+    def _validation(self, model: nn.Module) -> Iterator[list[Tensor]]:
+        """Yield validation batches on the device.
+
+        Calls of a divided model are collective. So before each one, all processes agree that none of them has failed,
+        and those with fewer batches call the model on an empty image.
+        """
+        is_divided, size = is_sharded(model), self.run.config.preprocessing.image_size
+        batches = iter(self.loaders.val)
+        for _ in range(len(self.loaders.val)):
+            batch, error = _next_or_error(batches)
+            if (
+                is_divided
+                and processes.agree(GOING if error is None else FAILED, self.device) == FAILED
+                and error is None
+            ):
+                return
+            if error is not None:
+                raise error
+            yield on_device(batch, self.device, self.config.channels_last)
+        for _ in range(self.loaders.missing_val if is_divided else 0):
+            if processes.agree(GOING, self.device) == FAILED:
+                return
+            model(torch.zeros(1, 3, size, size, device=self.device))
 
     def _total(self, own: Tally) -> Tally:
         """Return the sum of the tallies of all processes."""
@@ -354,10 +383,3 @@ def _next_or_error(batches: Iterator[Any]) -> tuple[Any, Exception | None]:
     except Exception as error:  # of a reader, in this process or in a worker
         return None, error
     return (None, batch) if isinstance(batch, DataError) else (batch, None)
-
-
-def _without_errors(batches: Iterable[list[Tensor] | DataError]) -> Iterator[list[Tensor]]:
-    for batch in batches:
-        if isinstance(batch, DataError):
-            raise batch
-        yield batch

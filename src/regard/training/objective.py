@@ -14,6 +14,7 @@ from regard.extras import require
 from regard.models import MODELS, Preprocessing, create_model
 from regard.training.config import TrainConfig
 from regard.training.run import Run
+from regard.training.setup import published_weights
 
 EXTRA = "train"
 
@@ -142,7 +143,7 @@ def open_teacher(name: str | Path, classes: Sequence[str], student: Preprocessin
 
 def _published(name: str) -> tuple[nn.Module, Sequence[float], Sequence[float]]:
     if name in MODELS:
-        model = create_model(name, weights=next(iter(MODELS[name].weights), None))
+        model = create_model(name, weights=published_weights(name))
         return model, model.preprocessing.mean, model.preprocessing.std
     timm = require("timm", EXTRA)
     if not timm.is_model(name):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -108,9 +109,12 @@ def _freeze_stages(model: Backbone[Any], stages: int) -> None:
     count = len(model.feature_info)
     if stages > count:
         raise UnsupportedError(f"expected at most {count} stages to freeze, got {stages}; see the model's feature_info")
-    later = (f"{model.stage_list}.{stage}." for stage in range(stages, count))
-    kept = (*later, *model.classifiers, "norm")
-    _freeze(parameter for name, parameter in model.named_parameters() if not name.startswith(kept))
+    first = tuple(f"{model.stage_list}.{stage}." for stage in range(stages))
+    _freeze(
+        parameter
+        for name, parameter in model.named_parameters()
+        if name.startswith(first) or re.match(model.stem_pattern, name)
+    )
 
 
 def _with_lora(model: Backbone[Any], rank: int) -> nn.Module:

@@ -6,7 +6,7 @@ import os
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 from regard.errors import RegardError
 
@@ -28,6 +28,13 @@ def sum_over(values: Tensor, device: torch.device) -> Tensor:
     total = values.to(device)
     distributed.all_reduce(total)
     return total.cpu()
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give the buffers of a model the values of the first process."""
+    if count() > 1:
+        for buffer in model.buffers():
+            distributed.broadcast(buffer, 0)
 
 
 def agree(wish: int, device: torch.device) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from regard.training.augmentation import augmentation, handwriting
 from regard.training.config import TrainConfig
 from regard.training.data import DIGITS, ImageDataset, Source, collate, is_path
 from regard.training.devices import CPU, default_device, why_unavailable
+from regard.training.interrupts import end_later
 from regard.training.order import Batches, StreamBatches
 from regard.training.recipes import recipe_settings
 from regard.training.run import WEIGHTS, RunConfig
@@ -51,9 +53,12 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
             "expected a mixed precision that the CPU supports, got 'fp16'; use --mixed-precision bf16 "
             "(mixed_precision='bf16') or no"
         )
+    if config.tracker is not None:
+        require(config.tracker, extra="track")
     try:
         accelerator = accelerate.Accelerator(
             cpu=is_on_cpu,
+            kwargs_handlers=[accelerate.InitProcessGroupKwargs(timeout=timedelta(hours=2))],  # checking many images
             mixed_precision=config.mixed_precision,
             log_with=config.tracker,
             project_dir=str(config.out) if config.tracker else None,
@@ -78,13 +83,7 @@ def make_model(config: TrainConfig, num_classes: int) -> Backbone[Any]:
         overrides["drop_path_rate"] = config.drop_path
     weights = config.weights
     if weights == PUBLISHED and config.model in MODELS:
-        found = MODELS[config.model].weights
-        weights = next((name for name, each in found.items() if not each.source.startswith("drive://")), None)
-        if weights is None:
-            raise OptionError(
-                f"expected a model with published weights, got {config.model}, which has none; give a file or a run "
-                "with --weights, or choose another model"
-            )
+        weights = published_weights(config.model)
     path = Path(weights) if weights is not None else None
     if path is not None and (path / WEIGHTS).is_file():
         path = path / WEIGHTS
@@ -93,6 +92,21 @@ def make_model(config: TrainConfig, num_classes: int) -> Backbone[Any]:
     model = create_model(config.model, num_classes=num_classes, **overrides)
     load_weights(model, path, new_classifier=True)
     return model
+
+
+def published_weights(name: str) -> str:
+    """Return the word for the first published weights of a model that can be downloaded.
+
+    Raises:
+        OptionError: there are none.
+    """
+    for word, weights in MODELS[name].weights.items():
+        if not weights.source.startswith("drive://"):
+            return word
+    raise OptionError(
+        f"expected a model with published weights, got {name}, which has none; give a file or a run instead, or choose "
+        "another model"
+    )
 
 
 def make_preprocessing(config: TrainConfig, model: Backbone[Any]) -> Preprocessing:
@@ -147,6 +161,11 @@ def make_loaders(
             f"expected at least {needed} training images, {config.batch_size} for each of {processes} processes, got "
             f"{len(source.train)}; lower the batch size, or use fewer processes"
         )
+    if (config.mixup or config.cutmix) and min(config.batch_size, len(source.train)) % 2:
+        raise OptionError(
+            f"expected an even number of images per step for mixup and cutmix, got {len(source.train)} training images "
+            f"and batch_size={config.batch_size}; lower batch_size to an even number"
+        )
     digits = str(config.data) == DIGITS
     transform = handwriting(preprocessing) if digits else augmentation(preprocessing, config)
     workers = config.workers
@@ -157,6 +176,7 @@ def make_loaders(
         "persistent_workers": workers > 0,
         "pin_memory": torch.accelerator.is_available(),
         "collate_fn": collate,
+        "worker_init_fn": end_later,
     }
     batches: Batches | StreamBatches
     names: ImageDataset | StreamDataset
