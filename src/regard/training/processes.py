@@ -71,7 +71,7 @@ def first_error(error: Exception | None) -> Exception | None:
 
 def is_lost(error: Exception) -> bool:
     """Whether an error says that the connection to another process has ended."""
-    return isinstance(error, distributed.DistError) or "onnection" in str(error)
+    return isinstance(error, distributed.DistError) or "connection" in str(error).lower()
 
 
 def lost(error: Exception) -> ProcessLostError:
