@@ -12,9 +12,8 @@ EXAMPLES = commands_of("docs/guides/embed.md")
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 @pytest.mark.parametrize("line", EXAMPLES)
 def test_commands(line, reader):  # noqa: F811
-    pytest.importorskip("pyarrow")
     if "ray" in line:
-        pytest.importorskip("ray.data")
+        pytest.importorskip("ray.data", reason="Ray takes hundreds of MB: pip install 'regard[ray]'")
     result, arguments, names = run_command(line)
     (written,) = (word for word in arguments if word.endswith((".parquet", ".csv")))
     count = len(names.splitlines()) if names else 16

@@ -37,7 +37,6 @@ def recipe_of(run):
 
 @pytest.mark.exhaustive
 def test_finetune(reader):  # noqa: F811
-    pytest.importorskip("peft")
     outputs = follow(FINETUNE)
     assert len(outputs) == 9
     assert recipe_of("runs/photos")["layer_decay"] == 0.75

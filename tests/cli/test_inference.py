@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import pyarrow.parquet as parquet
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -143,7 +144,6 @@ def test_a_model_with_a_checkpoint(place, tmp_path):
 
 
 def test_embed(place, tmp_path):
-    parquet = pytest.importorskip("pyarrow.parquet")
     out = tmp_path / "a.parquet"
     assert (
         call("embed", place / "run", place / "data", "--out", out).stdout

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import timm
 import torch
 from timm.data import ImageNetInfo
 
@@ -117,7 +118,6 @@ def test_a_wrong_number_of_names(tmp_path):
 
 
 def test_a_model_that_only_timm_has(tmp_path):
-    timm = pytest.importorskip("timm")
     torch.manual_seed(0)
     model = timm.create_model(TIMM_ONLY, num_classes=3).eval()
     torch.save(model.state_dict(), tmp_path / "net.pth")
@@ -165,7 +165,6 @@ def test_what_cannot_be_opened(weights, run, tmp_path, monkeypatch):
 
 
 def test_timms_weights_cannot_be_downloaded(monkeypatch):
-    timm = pytest.importorskip("timm")
 
     def offline(*_, **__):
         raise OSError("no route to host")

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 
+import pyarrow.parquet as parquet
 import pytest
 import torch
 
@@ -11,8 +12,6 @@ from pictures import write_folder
 from regard.errors import BrokenImageError, DataError, MissingDependencyError, OptionError
 from regard.training import Classifier, embed, embedding, predict, read_image
 from regard.training.prediction import write_csv
-
-parquet = pytest.importorskip("pyarrow.parquet")
 
 
 class Features(torch.nn.Module):

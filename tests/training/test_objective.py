@@ -147,7 +147,6 @@ def test_decay_by_layer():
 @pytest.mark.exhaustive
 def test_low_rank_updates(config, tmp_path):
     """The result is an ordinary model, and a resumed run equals one that was not stopped."""
-    pytest.importorskip("peft")
     first = train(TrainConfig(**{**config, "out": tmp_path / "first"}))
     settings = {**config, "weights": first.path, "lora_rank": 2, "lr": 0.01}
     run = train(TrainConfig(**settings))
@@ -211,6 +210,5 @@ def test_early_stopping(config):
 
 @pytest.mark.exhaustive
 def test_tensorboard(config):
-    pytest.importorskip("tensorboard")
     run = train(TrainConfig(**config, tracker="tensorboard"))
     assert list(run.path.rglob("events.out.tfevents.*"))

@@ -5,6 +5,7 @@ import signal
 import time
 
 import numpy as np
+import pyarrow.parquet as parquet
 import pytest
 import torch
 
@@ -12,8 +13,7 @@ from pictures import write_folder
 from regard.training import Classifier, embed, predict
 from regard.training.inference import Inference, infer
 
-ray = pytest.importorskip("ray")
-pytest.importorskip("ray.data")
+ray = pytest.importorskip("ray", reason="Ray takes hundreds of MB: pip install 'regard[ray]'")
 pytestmark = [
     pytest.mark.exhaustive,
     pytest.mark.filterwarnings("ignore"),  # Ray's own
@@ -45,7 +45,6 @@ def test_predictions_are_those_of_one_machine(run, photos, tmp_path):
 
 
 def test_features_are_those_of_one_machine(run, photos, tmp_path, monkeypatch):
-    parquet = pytest.importorskip("pyarrow.parquet")
     monkeypatch.chdir(photos.parent)
     tables = []
     for engine in ("local", "ray"):

@@ -328,7 +328,6 @@ def write_shards(root):
 
 @pytest.mark.filterwarnings("ignore")  # webdataset leaves files open
 def test_web_dataset(tmp_path):
-    pytest.importorskip("webdataset")
     source = open_source(f"wds/{write_shards(tmp_path / 'shards')}", num_classes=2)
     for side in (source.train, source.val):
         side.prepare(batch_size=4, workers=0)
@@ -339,7 +338,7 @@ def test_web_dataset(tmp_path):
 @pytest.fixture
 def hub(distinct, tmp_path, monkeypatch):
     """A local dataset in the layout of the package `datasets`, in a cache of its own."""
-    datasets = pytest.importorskip("datasets")
+    datasets = pytest.importorskip("datasets", reason="brings pandas and more: pip install 'regard[data]'")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     shutil.rmtree(distinct / "test")
     return distinct

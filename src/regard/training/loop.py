@@ -302,7 +302,7 @@ class Loop:
         raise RegardError(
             f"expected a finite {what}, got {value} in {place}{shown}; train again with a lower learning rate than "
             f"{self.config.lr}, a longer warm-up or --clip-grad 1, or leave out such steps with --on-nan skip "
-            f"({self.run.path} keeps the last checkpoint)"
+            f"({self.run.path} keeps what was saved before)"
         )
 
     def _score(self) -> Tally:

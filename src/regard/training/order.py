@@ -1,8 +1,8 @@
 """The order of the images and the seeds of all random draws, as functions of their place in training.
 
 Nothing is drawn from a state that earlier steps have left. So a run that was stopped within an epoch continues as if it
-had not been, and no image is read to get there. Several processes read the same images per step as one process would
-with a batch as large as all of theirs together, and each image is augmented alike.
+had not been, and no image is read to get there. In each step, several processes read the
+images that one process with the summed batch size would read, and each image is augmented alike.
 """
 
 from __future__ import annotations

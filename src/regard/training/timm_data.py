@@ -109,7 +109,7 @@ def open_tars(name: str | Path, seed: int = 0) -> tuple[tuple[str, ...], LazyIma
     for side, each in sides.items():
         check_classes(tuple(_by_class(*each)), tuple(images), f"{side} of {str(path)!r}", "train")
     if "val" not in sides:
-        for side, part in zip(SIDES, split_off(images, reader.member, str(path), seed), strict=False):
+        for side, part in zip(("train", "val"), split_off(images, reader.member, str(path), seed), strict=True):
             sides[side] = (reader, [index for each in part.values() for index in each])
     train, val, test = (LazyImages(*sides.get(side, (reader, ())), len(images)) for side in SIDES)
     return reader.classes, train, val, test
