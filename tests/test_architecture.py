@@ -67,7 +67,7 @@ ARROWS = {
     "sdpa": ((), (), ()),
     "op": (("reference", "cpu", "gpu"), ("_operator",), ()),
     "arguments": (("reference", "op"), ("checks", "grid", "_pooling"), ("errors",)),
-    "function": (("arguments", "op", "reference", "sdpa"), ("_backend", "checks", "grid", "_pooling"), ()),
+    "function": (("arguments", "op", "reference", "sdpa"), ("_backend", "_override", "checks", "grid", "_pooling"), ()),
     "module": (("function", "arguments"), ("_backend", "checks", "grid", "_pooling"), ("errors", "dense")),
     "samples": (("module",), ("_mechanism",), ()),
     "__init__": (("arguments", "function", "module", "op", "samples"), ("_mechanism",), ()),

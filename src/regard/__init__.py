@@ -26,6 +26,7 @@ from regard.attention import (
     efficient_additive_weights,
     neighborhood_attention,
     neighborhood_bias_index,
+    neighborhood_keys,
     neighborhood_weights,
     separable_attention,
     separable_weights,
@@ -36,6 +37,7 @@ from regard.attention import (
     talking_heads_weights,
     window_attention,
     window_bias_index,
+    window_tokens,
     window_weights,
 )
 from regard.errors import (
@@ -106,6 +108,7 @@ __all__ = [
     "load_weights",
     "neighborhood_attention",
     "neighborhood_bias_index",
+    "neighborhood_keys",
     "neighborhood_weights",
     "predict",
     "register_with_timm",
@@ -121,6 +124,7 @@ __all__ = [
     "train",
     "window_attention",
     "window_bias_index",
+    "window_tokens",
     "window_weights",
 ]
 

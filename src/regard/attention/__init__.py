@@ -29,12 +29,19 @@ from regard.attention.neighborhood import (
     NeighborhoodAttention3d,
     neighborhood_attention,
     neighborhood_bias_index,
+    neighborhood_keys,
     neighborhood_weights,
 )
 from regard.attention.separable import SeparableAttention, separable_attention, separable_weights
 from regard.attention.softmax import Attention, ClassAttention, softmax_attention, softmax_weights
 from regard.attention.talking_heads import TalkingHeadsAttention, talking_heads_attention, talking_heads_weights
-from regard.attention.window import WindowAttention, window_attention, window_bias_index, window_weights
+from regard.attention.window import (
+    WindowAttention,
+    window_attention,
+    window_bias_index,
+    window_tokens,
+    window_weights,
+)
 from regard.native.loader import Native, native_library
 
 MECHANISMS: tuple[Mechanism, ...] = (
@@ -90,6 +97,7 @@ __all__ = [
     "native_library",
     "neighborhood_attention",
     "neighborhood_bias_index",
+    "neighborhood_keys",
     "neighborhood_weights",
     "separable_attention",
     "separable_weights",
@@ -100,5 +108,6 @@ __all__ = [
     "talking_heads_weights",
     "window_attention",
     "window_bias_index",
+    "window_tokens",
     "window_weights",
 ]

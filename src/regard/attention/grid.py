@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -39,3 +40,15 @@ def at_least(grid: Sequence[int], extent: Sequence[int]) -> list[int]:
 def whole_windows(grid: Sequence[int], window_size: Sequence[int]) -> list[int]:
     """Round a grid up to whole windows."""
     return [-(-length // size) * size for length, size in zip(grid, window_size, strict=True)]
+
+
+def positions_on(grid: Sequence[int], padded: Sequence[int]) -> Tensor:
+    """Number the positions of a padded grid by their place in the grid itself, row-major; -1 for the padding.
+
+    Example:
+        >>> positions_on((2, 2), (2, 3)).tolist()
+        [0, 1, -1, 2, 3, -1]
+    """
+    positions = torch.full(tuple(padded), -1)
+    positions[tuple(slice(length) for length in grid)] = torch.arange(math.prod(grid)).reshape(tuple(grid))
+    return positions.flatten()

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from regard.cli import check, convert, demo, embed, evaluate, info, models, predict, train
+from regard.cli import check, convert, demo, embed, evaluate, info, look, models, predict, train
 from regard.errors import BrokenImageError, RegardError
 from regard.training.versions import version
 
@@ -39,6 +39,7 @@ app.command()(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command()(predict.predict)
 app.command()(embed.embed)
+app.command()(look.look)
 app.command()(models.models)
 app.command()(info.info)
 app.command()(convert.convert)

@@ -70,6 +70,25 @@ class Preprocessing:
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
         return (pixels - mean) / std
 
+    def locate(self, x: float, y: float, size: tuple[int, int]) -> tuple[float, float]:
+        """Return where a pixel of an image is in the result, as x and y; outside of 0 to image_size if it was cut off.
+
+        Args:
+            x: column of the pixel, from the left.
+            y: row of the pixel, from the top.
+            size: width and height of the image.
+
+        Example: the center stays the center.
+            >>> Preprocessing(image_size=32, crop_pct=0.875).locate(40, 30, (80, 60))
+            (16.0, 16.0)
+        """
+        resized = self._resized(*size)
+        column, row = (
+            place * whole / length - round((whole - self.image_size) / 2)
+            for place, length, whole in zip((x, y), size, resized, strict=True)
+        )
+        return column, row
+
     def _resized(self, width: int, height: int) -> tuple[int, int]:
         side = math.floor(self.image_size / self.crop_pct)
         if self.crop_mode == "squash":

@@ -1,5 +1,6 @@
 """Accelerate timm, torchvision and transformers models: same weights, same outputs."""
 
+from regard.surgery.adapt import adapt
 from regard.surgery.freeze import freeze
 from regard.surgery.freezing.frozen import Frozen
 from regard.surgery.freezing.report import Candidate, FreezeReport
@@ -17,6 +18,7 @@ __all__ = [
     "Packing",
     "Replaced",
     "Times",
+    "adapt",
     "freeze",
     "fuse",
 ]

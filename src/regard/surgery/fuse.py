@@ -70,7 +70,7 @@ def fuse(
     drawn = random_example(model) if example is None and (check or measure) else example
     batch, unchecked = _batch(drawn) if check else (None, "check=False")
     blocked = next(reason for _, _, reason in walk(model))  # why the model as a whole must not change
-    target = model if blocked or (inplace and not inference) else _copy_structure(model, inference)
+    target = model if blocked or (inplace and not inference) else copy_structure(model, inference)
     found, left = find(target)
     if blocked or not (found or inference):
         _set_report(target, FuseReport((), tuple(left)))
@@ -106,7 +106,7 @@ def _judge(replacer: Replacer, example: Example | str | None, is_drawn: bool, in
     return Judge(f"the model raises {problem}") if (problem := stopwatch.problem(replacer.model)) else stopwatch
 
 
-def _copy_structure(model: Model, inference: bool) -> Model:
+def copy_structure(model: Model, inference: bool) -> Model:
     """Copy the modules of a model, which keep the same parameters and buffers."""
     kept: dict[int, object] = {}
     for _, module, blocked in walk(model):

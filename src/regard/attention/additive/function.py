@@ -5,11 +5,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from regard.attention._backend import Backend, choose_backend
+from regard.attention._override import overridable
 from regard.attention.additive import reference
 from regard.attention.additive.arguments import prepare
 from regard.attention.additive.op import OPERATOR
 
 
+@overridable
 def additive_attention(
     query: Tensor,
     key: Tensor,

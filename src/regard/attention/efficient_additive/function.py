@@ -5,12 +5,14 @@ from __future__ import annotations
 from torch import Tensor
 
 from regard.attention._backend import Backend, choose_backend
+from regard.attention._override import overridable
 from regard.attention._pooling import TokenNorm
 from regard.attention.efficient_additive import reference
 from regard.attention.efficient_additive.arguments import prepare
 from regard.attention.efficient_additive.op import OPERATOR
 
 
+@overridable
 def efficient_additive_attention(
     query: Tensor,
     key: Tensor,

@@ -5,6 +5,7 @@ from regard.attention.neighborhood.arguments import prepare
 from regard.attention.neighborhood.function import (
     neighborhood_attention,
     neighborhood_bias_index,
+    neighborhood_keys,
     neighborhood_weights,
 )
 from regard.attention.neighborhood.module import (
@@ -35,5 +36,6 @@ __all__ = [
     "NeighborhoodAttention3d",
     "neighborhood_attention",
     "neighborhood_bias_index",
+    "neighborhood_keys",
     "neighborhood_weights",
 ]

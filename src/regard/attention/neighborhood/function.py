@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from regard.attention._backend import Backend, choose_backend
-from regard.attention.grid import crop_grid
+from regard.attention._override import overridable
+from regard.attention.grid import at_least, crop_grid, positions_on
 from regard.attention.neighborhood import reference
 from regard.attention.neighborhood.arguments import check_window, prepare
 from regard.attention.neighborhood.op import OPERATOR
 
 
+@overridable
 def neighborhood_attention(
     query: Tensor,
     key: Tensor,
@@ -164,3 +166,28 @@ def neighborhood_bias_index(
     """
     window = check_window(grid, kernel_size, dilation, stride, is_causal, "error")
     return reference.neighborhood_bias_index(reference.window_axes(*window), grid, torch.device("cpu"))
+
+
+def neighborhood_keys(
+    kernel_size: int | Sequence[int],
+    grid: Sequence[int],
+    *,
+    dilation: int | Sequence[int] = 1,
+    stride: int | Sequence[int] = 1,
+    is_causal: bool | Sequence[bool] = False,
+    small_grid: Literal["error", "pad"] = "error",
+) -> Tensor:
+    """Return which positions every query sees, in the order of `neighborhood_weights`.
+
+    Returns:
+        int64, `[*grid, K]`, positions in row-major order of the grid; -1 for those that `small_grid="pad"` has added.
+        Keys that a causal axis hides repeat others; they weigh 0.
+
+    Example: the borders of a line of five.
+        >>> neighborhood_keys(3, (5,)).tolist()
+        [[0, 1, 2], [0, 1, 2], [1, 2, 3], [2, 3, 4], [2, 3, 4]]
+    """
+    window = check_window(grid, kernel_size, dilation, stride, is_causal, small_grid)
+    padded = at_least(grid, window.extent) if small_grid == "pad" else grid
+    keys = reference.neighborhood_keys(reference.window_axes(*window), padded, torch.device("cpu"))
+    return positions_on(grid, padded)[keys[tuple(slice(length) for length in grid)]]

@@ -107,6 +107,15 @@ def neighborhood_bias_index(axes: Sequence[Axis], grid: Sequence[int], device: t
     return index.flatten(len(axes))
 
 
+def neighborhood_keys(axes: Sequence[Axis], grid: Sequence[int], device: torch.device) -> Tensor:
+    """Number the neighbors of every query by their position in the grid, row-major, `[*grid, K]`."""
+    keys = torch.zeros((), dtype=torch.int64, device=device)
+    for dim, (axis, length) in enumerate(zip(axes, grid, strict=True)):
+        neighbors, _ = axis_neighbors(axis, length, device)
+        keys = keys * length + _along(dim, neighbors, len(axes))
+    return keys.flatten(len(axes))
+
+
 def visible(axes: Sequence[Axis], grid: Sequence[int], device: torch.device) -> Tensor:
     """Return which neighbors a query sees: on causal axes those at or before it, `[*grid, 1, K]`."""
     seen = torch.ones((), dtype=torch.bool, device=device)

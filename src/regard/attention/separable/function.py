@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from regard.attention._backend import Backend, choose_backend
+from regard.attention._override import overridable
 from regard.attention.separable import reference
 from regard.attention.separable.arguments import prepare
 from regard.attention.separable.op import OPERATOR
 
 
+@overridable
 def separable_attention(
     query: Tensor,
     key: Tensor,

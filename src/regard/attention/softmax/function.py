@@ -5,10 +5,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from regard.attention._backend import Backend, choose_backend
+from regard.attention._override import overridable
 from regard.attention.softmax import reference, sdpa
 from regard.attention.softmax.arguments import prepare
 
 
+@overridable
 def softmax_attention(
     query: Tensor,
     key: Tensor,

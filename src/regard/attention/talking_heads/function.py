@@ -5,11 +5,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from regard.attention._backend import Backend, choose_backend
+from regard.attention._override import overridable
 from regard.attention.talking_heads import reference
 from regard.attention.talking_heads.arguments import prepare
 from regard.attention.talking_heads.op import OPERATOR
 
 
+@overridable
 def talking_heads_attention(
     query: Tensor,
     key: Tensor,

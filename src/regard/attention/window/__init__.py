@@ -2,7 +2,7 @@
 
 from regard.attention._mechanism import Mechanism
 from regard.attention.window.arguments import prepare
-from regard.attention.window.function import window_attention, window_bias_index, window_weights
+from regard.attention.window.function import window_attention, window_bias_index, window_tokens, window_weights
 from regard.attention.window.module import WindowAttention
 from regard.attention.window.op import OPERATOR
 from regard.attention.window.samples import MODULES, SAMPLES
@@ -20,4 +20,4 @@ MECHANISM = Mechanism(
     summary="the tokens of its window, shifted or not, with relative bias",
 )
 
-__all__ = ["MECHANISM", "WindowAttention", "window_attention", "window_bias_index", "window_weights"]
+__all__ = ["MECHANISM", "WindowAttention", "window_attention", "window_bias_index", "window_tokens", "window_weights"]

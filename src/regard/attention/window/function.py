@@ -10,12 +10,14 @@ from torch import Tensor
 
 from regard.attention import checks
 from regard.attention._backend import Backend, choose_backend
-from regard.attention.grid import crop_grid
+from regard.attention._override import overridable
+from regard.attention.grid import crop_grid, positions_on, whole_windows
 from regard.attention.window import reference
-from regard.attention.window.arguments import prepare
+from regard.attention.window.arguments import check_window, prepare
 from regard.attention.window.op import OPERATOR
 
 
+@overridable
 def window_attention(
     query: Tensor,
     key: Tensor,
@@ -140,3 +142,28 @@ def window_bias_index(window_size: Sequence[int]) -> Tensor:
     """
     window = checks.check_grid(window_size)
     return reference.window_bias_index(window, torch.device("cpu"))
+
+
+def window_tokens(
+    window_size: int | Sequence[int], grid: Sequence[int], *, shift_size: int | Sequence[int] = 0
+) -> Tensor:
+    """Return which positions every window holds, in the order of `window_weights`.
+
+    Args:
+        window_size: tokens per axis.
+        grid: lengths of the axes; need not be multiples of the window.
+        shift_size: where the first whole window begins, per axis.
+
+    Returns:
+        int64, `[*n_windows, T]`, positions in row-major order of the grid; -1 for those that padding has added. The
+        last windows of a shifted grid hold what the borders have cut, from both sides; these do not see each other.
+
+    Example:
+        >>> window_tokens(2, (2, 3)).tolist()
+        [[[0, 1, 3, 4], [2, -1, 5, -1]]]
+    """
+    axes = len(checks.check_grid(grid))
+    window, shift = check_window(axes, window_size, shift_size)
+    padded = whole_windows(grid, window)
+    positions = positions_on(grid, padded).reshape(1, *padded, 1, 1)
+    return reference.partition(positions, window, shift)[0, ..., 0, :, 0]

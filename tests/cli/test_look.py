@@ -1,0 +1,108 @@
+"""`regard look`: pictures, pages, and errors before the long work."""
+
+import pytest
+import timm
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from regard.cli import app
+from regard.models import create_model, save_weights
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    root = tmp_path_factory.mktemp("look")
+    torch.manual_seed(0)
+    save_weights(create_model("nat_nano", num_classes=3), root / "nat.safetensors")
+    save_weights(create_model("swiftformer_nano", num_classes=3), root / "swift.safetensors")
+    torch.save(timm.create_model("deit_tiny_patch16_224").state_dict(), root / "deit.pth")
+    Image.effect_noise((60, 40), 80).convert("RGB").save(root / "photo.png")
+    (root / "no.png").write_text("no image")
+    (root / "names.txt").write_text("cat\ndog\nowl\n")
+    return root
+
+
+def call(*arguments, code=0):
+    result = CliRunner().invoke(app, ["look", *map(str, arguments)])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def nat(place):
+    return ("--model", "nat_nano", "--weights", place / "nat.safetensors")
+
+
+@pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
+def test_a_picture_of_every_format(place, tmp_path, ending):
+    out = tmp_path / f"look.{ending}"
+    assert f"wrote {out}" in call(place / "photo.png", *nat(place), "--at", "19,20", "--out", out).stdout
+    assert out.read_bytes().startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[ending])
+
+
+@pytest.mark.parametrize("method", ["rollout", "attention-gradient", "sensitivity", "grad-cam", "input-gradient"])
+def test_methods(place, tmp_path, method):
+    call(place / "photo.png", *nat(place), "--method", method, "--target", "2", "--out", tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as picture:
+        assert len(picture.getcolors(1 << 24)) > 100
+
+
+def test_token_weights_of_swiftformer(place, tmp_path):
+    model = ("--model", "swiftformer_nano", "--weights", place / "swift.safetensors")
+    call(place / "photo.png", *model, "--method", "pooled", "--out", tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 5000
+
+
+def test_scores_have_baselines(place, tmp_path):
+    result = call(place / "photo.png", *nat(place), "--method", "rollout", "--score", "--out", tmp_path / "a.png")
+    assert [line.split()[0] for line in result.stdout.splitlines()[:3]] == ["rollout", "center", "random"]
+
+
+def test_a_model_that_only_timm_has(place, tmp_path):
+    """Its attention is adapted, and the page holds all of its layers."""
+    name = "vit_tiny_r_s16_p8_224"
+    torch.save(timm.create_model(name).state_dict(), tmp_path / "vit.pth")
+    arguments = (place / "photo.png", "--model", name, "--weights", tmp_path / "vit.pth", "--method", "rollout")
+    call(*arguments, "--out", tmp_path / "a.png", "--html", tmp_path / "a.html")
+    assert (tmp_path / "a.html").read_text().count('"mechanism": "softmax"') == 12
+
+
+def test_bias_grids(place, tmp_path):
+    call("bias", "--kernel", 3, "--grid", "6x6", "--query", "5,0", "--wrong", "--out", tmp_path / "a.png")
+    call("bias", *nat(place), "--out", tmp_path / "b.png")
+    assert (tmp_path / "a.png").stat().st_size > 5000
+    assert (tmp_path / "b.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("photo.png",), "expected a model, got none"),
+        (("photo.png", "nat", "--at", "60,5"), "expected a pixel that the model sees, got 60,5"),
+        (("photo.png", "nat", "--at", "5"), "expected two numbers for --at, as in 3,4, got '5'"),
+        (("photo.png", "nat", "--at", "25,5", "--layer", "6"), "layer must be one of the 6"),
+        (("photo.png", "nat", "--at", "25,5", "--head", "99"), "head must be one of the 2"),
+        (("photo.png", "nat", "--method", "token"), "add --at X,Y"),
+        (("photo.png", "nat", "--method", "rolout"), "did you mean 'rollout'"),
+        (("photo.png", "nat", "--target", "7"), "unknown class '7'"),
+        (("photo.png", "nat", "--out", "a.bmp"), "unknown format of a picture '.bmp'"),
+        (("photo.png", "nat", "--out", "missing/a.png"), "expected a file that can be written"),
+        (("photo.png", "nat", "--html", "missing/a.html"), "expected a file that can be written"),
+        (("no.png", "nat"), "has no known image format"),
+        (("gone.png", "nat"), "does not exist"),
+        (("photo.png", "--model", "nat_nano", "--weights", "swift.safetensors"), "nat_nano"),
+        (("photo.png", "--model", "resnet18", "--weights", "resnet.pth"), "attention that regard knows"),
+        (("bias", "--grid", "3x3", "--kernel", "4"), "must fit the grid"),
+        (("bias", "--grid", "3"), "expected two numbers for --grid"),
+        (("bias", "--model", "swiftformer_nano", "--weights", "swift.safetensors"), "which has none"),
+    ],
+)
+def test_errors(place, monkeypatch, arguments, message):
+    monkeypatch.chdir(place)
+    if "resnet18" in arguments:
+        torch.save(timm.create_model("resnet18").state_dict(), "resnet.pth")
+    expanded = [part for one in arguments for part in (nat(place) if one == "nat" else (one,))]
+    result = call(*expanded, code=2)
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr
+    assert not (place / "look.png").exists()
