@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from regard.explain.maps import AttentionMap
 from regard.explain.tokens import Tokens, spread
@@ -86,16 +87,17 @@ def residual_step(attention: AttentionMap, values: Tensor) -> Tensor:
     mean = attention.weights.mean(1, keepdim=True).abs()
     total = mean.sum(-1, keepdim=True)
     pulled = attention.with_weights(mean / total.clamp_min(torch.finfo(mean.dtype).tiny)).pull(values)
-    own = torch.zeros_like(pulled)
-    own[:, : values.shape[1]] = values
-    return (own + pulled) / 2
+    return (own_step(attention, values) + pulled) / 2
 
 
 def additive_step(attention: AttentionMap, values: Tensor) -> Tensor:
     """Keep the relevance of the token itself, and add that of those it attends to."""
-    pulled = attention.pull(values)
-    pulled[:, : values.shape[1]] += values
-    return pulled
+    return own_step(attention, values) + attention.pull(values)
+
+
+def own_step(attention: AttentionMap, values: Tensor) -> Tensor:
+    """Leave the relevance with the token itself."""
+    return pad(values, (0, math.prod(attention.key_grid) - values.shape[1]))
 
 
 def _start(attention: AttentionMap, size: tuple[int, int], query: int | None) -> Relevance:
