@@ -1,12 +1,13 @@
 """FLOP formulas of the fused operators for torch's `FlopCounterMode`.
 
 The counter's module imports Triton, which takes longer than importing all of regard. So the formulas are registered
-when the program imports that module.
+when the program imports that module. PyTorch itself has no formula for its attention on CPUs, and counts it as 0.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
@@ -29,7 +30,8 @@ def register_flops(operator: torch._ops.OpOverloadPacket, formula: Callable[...,
 def _register_waiting(counter: ModuleType) -> None:
     while _waiting:
         operator, formula = _waiting.pop()
-        counter.register_flop_formula(operator)(formula)
+        if operator not in counter.flop_registry:  # PyTorch may have learned to count its own
+            counter.register_flop_formula(operator)(formula)
 
 
 class _WhenImported(MetaPathFinder):
@@ -54,6 +56,21 @@ class _WhenImported(MetaPathFinder):
             spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
         return spec
 
+
+def _attention(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: object) -> int:
+    """Count the two products of PyTorch's attention, `[B, nh, N, hd]`, or `[B, nh, M, hd]` and `[B, nh, M, hd_v]`."""
+    return 2 * math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+
+
+def _attention_backward(
+    gradient: Sequence[int], query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: object
+) -> int:
+    """Count five products: the logits again, and the gradients of weights, value, query and key."""
+    return 2 * math.prod(query[:-1]) * key[-2] * (3 * query[-1] + 2 * value[-1])
+
+
+register_flops(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu, _attention)
+register_flops(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward, _attention_backward)
 
 if COUNTER not in sys.modules:
     sys.meta_path.insert(0, _WhenImported())

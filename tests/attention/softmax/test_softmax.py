@@ -212,3 +212,20 @@ class TestBadInput:
             Attention(16, 2)(torch.randn(2, 16))
         with pytest.raises(ShapeError, match="x must have 3 dimensions"):
             ClassAttention(16, 2)(torch.randn(2, 3, 3, 16))
+
+
+@pytest.mark.parametrize("head_dim_v", [16, 24])
+def test_flops_are_counted(head_dim_v):
+    """PyTorch's counter has no formula for its own attention on CPUs: two products forward, five more backward."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    query, key = torch.randn(2, 2, 9, 3, 16, requires_grad=True).unbind()
+    value = torch.randn(2, 9, 3, head_dim_v, requires_grad=True)
+    pairs = 2 * 3 * 9 * 9
+    with FlopCounterMode(display=False) as forward:
+        out = softmax_attention(query, key, value)
+    with FlopCounterMode(display=False) as backward:
+        out.sum().backward()
+    assert forward.get_total_flops() == 2 * pairs * (16 + head_dim_v)
+    if head_dim_v == 16:  # other values take a path of PyTorch's that keeps the weights
+        assert backward.get_total_flops() == 2 * pairs * (3 * 16 + 2 * head_dim_v)
