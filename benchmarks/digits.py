@@ -32,9 +32,10 @@ FAMILIES = {
         "overrides": {
             **ON_8_PIXELS,
             "patch_size": 4,
-            "embed_dim": 96,
+            "embed_dim": 64,
             "depth": 4,
             "depth_token_only": 1,
+            "num_heads": 4,
             "layer_scale": 1.0,
         },
     },
@@ -57,10 +58,17 @@ FAMILIES = {
     },
     "ViT": {
         "model": "vit_tiny_patch16_224",
-        "epochs": 60,
+        "epochs": 90,
         "lr": 1e-3,
         "image_size": 8,
-        "overrides": {**ON_8_PIXELS, "patch_size": 4, "embed_dim": 128, "depth": 4, "num_heads": 4},
+        "overrides": {
+            **ON_8_PIXELS,
+            "patch_size": 4,
+            "embed_dim": 96,
+            "depth": 3,
+            "num_heads": 4,
+            "mlp_ratio": 2.0,
+        },
     },
 }
 SEEDS = (0, 1, 2)

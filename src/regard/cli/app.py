@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from regard.cli import check, convert, demo, embed, evaluate, info, look, models, predict, train
+from regard.cli import bench, check, convert, demo, embed, evaluate, info, look, models, predict, train
 from regard.errors import BrokenImageError, RegardError
 from regard.training.versions import version
 
@@ -40,6 +40,8 @@ app.command("eval")(evaluate.evaluate)
 app.command()(predict.predict)
 app.command()(embed.embed)
 app.command()(look.look)
+app.command()(bench.bench)
+app.command()(bench.advise)
 app.command()(models.models)
 app.command()(info.info)
 app.command()(convert.convert)

@@ -1,0 +1,78 @@
+"""The measurement of mechanisms: operations are exact, growth is fitted right, wrong results are not timed."""
+
+import pytest
+import torch
+
+from regard import MECHANISMS, OptionError, ShapeError
+from regard.benchmark import SUBJECTS, Measurement, Size, Times, exponent, measure, peak_memory, select, time_in_turn
+from regard.benchmark import mechanisms as subject_module
+
+TINY = Size((4, 6), 8, 2)
+GRID = Size((7, 14), 8, 2)  # two windows
+
+
+def test_every_mechanism_is_measured():
+    assert [subject.name for subject in SUBJECTS] == [mechanism.name for mechanism in MECHANISMS]
+
+
+@pytest.mark.parametrize("name", [subject.name for subject in SUBJECTS])
+def test_operations_are_those_of_a_count_by_hand(name):
+    """Multiply-adds of the projections and of every pair of query and key; scores and sums of contexts are small."""
+    [one] = measure(GRID, [name], seconds=0.0, training=False)
+    tokens, dim, heads = GRID.tokens, GRID.dim, GRID.heads
+    keys = {"softmax": tokens, "talking_heads": tokens, "window": 49, "neighborhood": 49}.get(name, 0)
+    weights = {"additive": 3, "efficient_additive": 4, "separable": 3}.get(name, 4) * dim**2
+    mixes = 2 * heads**2 if name == "talking_heads" else 0
+    small = tokens * dim * 16 if name in ("additive", "efficient_additive", "separable") else 0  # and padded rows
+    expected = tokens * weights + tokens * keys * (2 * dim + mixes)
+    assert expected <= one.flops / 2 <= expected + small
+
+
+@pytest.mark.parametrize("power", [1.0, 1.5, 2.0])
+def test_exponents(power):
+    sizes = [Size((1, tokens), 1, 1) for tokens in (16, 64, 256, 1024)]
+    found = [Measurement("x", size, Times((1e-6 * size.tokens**power,)), None, 0, 0, None, None, 0.0) for size in sizes]
+    assert exponent(found) == pytest.approx(power, abs=1e-5)
+    with pytest.raises(OptionError, match="at least two sizes"):
+        exponent(found[:1])
+
+
+def test_times():
+    times = Times((1.0, 2.0, 3.0, 4.0, 5.0))
+    assert (times.median, times.quartiles) == (3.0, (2.0, 4.0))
+    assert times.is_noisy
+    assert not Times((1.0, 1.01, 1.02)).is_noisy
+
+
+def test_calls_take_turns():
+    order = []
+    time_in_turn({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, seconds=0.0)
+    assert "".join(order) == "aabb" * 3
+
+
+def test_memory_of_a_tensor():
+    found = peak_memory(lambda: torch.ones(8_000_000))
+    assert found is None or 31e6 < found < 40e6
+
+
+def test_wrong_results_are_not_timed(monkeypatch):
+    class Wrong(torch.nn.Module):
+        calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            return x + self.calls
+
+    wrong = subject_module.Subject("window", lambda size: Wrong(), "", "")
+    monkeypatch.setattr(subject_module, "SUBJECTS", (wrong,))
+    with pytest.raises(ArithmeticError, match="window: the fused result differs"):
+        list(measure(TINY))
+
+
+def test_errors():
+    with pytest.raises(OptionError, match="did you mean 'window'"):
+        select(["windw"])
+    with pytest.raises(ShapeError, match="divisible by heads"):
+        Size((4, 4), 7, 2)
+    with pytest.raises(ShapeError, match="at least 1"):
+        Size((0, 4), 8, 2)
