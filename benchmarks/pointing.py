@@ -20,49 +20,19 @@ from regard import create_model
 from regard.explain import METHODS, center_map, explain, faithfulness, random_map, resize
 
 SIZE, SIDE = 64, 20
+PATCHES = {"img_size": SIZE, "patch_size": 8, "embed_dim": 64, "num_heads": 4, "drop_path_rate": 0.0}
+GRIDS = {"embed_dim": 32, "depths": (1, 2, 1), "num_heads": (1, 2, 4), "drop_path_rate": 0.0}
 FAMILIES = {
-    "SwiftFormer": ("swiftformer_nano", {"stem_strides": (2, 2)}),
-    "MobileViTv2": ("mobilevitv2_050", {"width": 0.4, "drop_path_rate": 0.0}),
-    "CaiT": (
-        "cait_xxs24_224",
-        {
-            "img_size": SIZE,
-            "patch_size": 8,
-            "embed_dim": 96,
-            "depth": 4,
-            "depth_token_only": 1,
-            "num_heads": 4,
-            "layer_scale": 1.0,
-            "drop_path_rate": 0.0,
-        },
-    ),
-    "NAT": ("nat_mini", {"embed_dim": 32, "depths": (2, 2, 2), "num_heads": (2, 4, 8), "drop_path_rate": 0.0}),
-    "DiNAT": (
-        "nat_mini",
-        {
-            "embed_dim": 32,
-            "depths": (2, 2, 2),
-            "num_heads": (2, 4, 8),
-            "kernel_size": 3,
-            "dilations": (4, 2, 1),
-            "drop_path_rate": 0.0,
-        },
-    ),
+    "SwiftFormer": ("swiftformer_nano", {"stem_strides": (2, 2), "embed_dims": (32, 48, 96)}),
+    "MobileViTv2": ("mobilevitv2_050", {"width": 0.25, "depths": (1, 2, 1), "drop_path_rate": 0.0}),
+    "CaiT": ("cait_xxs24_224", {**PATCHES, "depth": 3, "depth_token_only": 1, "layer_scale": 1.0}),
+    "NAT": ("nat_nano", {**GRIDS, "stem_strides": (2, 2)}),
+    "DiNAT": ("nat_nano", {**GRIDS, "stem_strides": (2, 2), "dilations": (4, 2, 1)}),
     "Swin": (
         "swin_tiny_patch4_window7_224",
-        {
-            "img_size": SIZE,
-            "embed_dim": 48,
-            "depths": (2, 2),
-            "num_heads": (2, 4),
-            "window_size": 4,
-            "drop_path_rate": 0.0,
-        },
+        {**GRIDS, "img_size": SIZE, "depths": (2, 2), "num_heads": (1, 2), "window_size": 4, "mlp_ratio": 2.0},
     ),
-    "ViT": (
-        "vit_tiny_patch16_224",
-        {"img_size": SIZE, "patch_size": 8, "embed_dim": 96, "depth": 4, "num_heads": 4, "drop_path_rate": 0.0},
-    ),
+    "ViT": ("vit_tiny_patch16_224", {**PATCHES, "depth": 4}),
 }
 
 

@@ -71,7 +71,7 @@ def test_wrong_results_are_not_timed(monkeypatch):
 
 def test_errors():
     with pytest.raises(OptionError, match="did you mean 'window'"):
-        select(["windw"])
+        select(["windows"])
     with pytest.raises(ShapeError, match="divisible by heads"):
         Size((4, 4), 7, 2)
     with pytest.raises(ShapeError, match="at least 1"):
