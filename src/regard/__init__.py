@@ -131,8 +131,13 @@ __all__ = [
 TRAINING = ("Run", "TrainConfig", "embed", "evaluate", "predict", "resume", "train")
 
 
+TOOLS = ("benchmark", "explain")
+
+
 def __getattr__(name: str) -> object:
-    """Import training when it is first used, since most programs do not train."""
+    """Import training and the tools when they are first used, since most programs need neither."""
     if name in TRAINING:
         return getattr(import_module("regard.training"), name)
+    if name in TOOLS:
+        return import_module(f"regard.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
