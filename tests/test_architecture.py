@@ -15,7 +15,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 KERNELS = sorted(path for suffix in ("*.cpp", "*.h") for path in SOURCE.rglob(suffix))
 LEVELS = (
     {"errors"},
-    {"extras", "files", "native", "gpu"},
+    {"extras", "files", "timing", "native", "gpu"},
     {"dense"},
     {"attention", "layers", "checkpoint"},
     {"models"},

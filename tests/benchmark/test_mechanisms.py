@@ -44,10 +44,15 @@ def test_times():
     assert not Times((1.0, 1.01, 1.02)).is_noisy
 
 
+def test_ratios_are_those_of_the_rounds():
+    """A slow round of the machine slows both, and leaves the ratio as it is."""
+    assert Times((2.0, 20.0, 2.0)).ratio_to(Times((1.0, 10.0, 1.0))) == 2.0
+
+
 def test_calls_take_turns():
     order = []
     time_in_turn({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, seconds=0.0)
-    assert "".join(order) == "aabb" * 3
+    assert "".join(order) == "aabb" * 5
 
 
 def test_memory_of_a_tensor():

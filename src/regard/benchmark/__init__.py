@@ -2,8 +2,9 @@
 
 from regard.benchmark.ceilings import Machine
 from regard.benchmark.mechanisms import SUBJECTS, Measurement, Size, Subject, exponent, measure, select
+from regard.benchmark.memory import peak_memory
 from regard.benchmark.report import as_records, compare, plot, write_csv, write_json
-from regard.benchmark.timing import Times, peak_memory, time_in_turn
+from regard.timing import Times, time_in_turn
 
 __all__ = [
     "SUBJECTS",

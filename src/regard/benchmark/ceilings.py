@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from regard.attention import native_library
-from regard.benchmark.timing import time_in_turn
+from regard.timing import time_in_turn
 
 SIDE = 1536
 """Of the square matrices."""

@@ -20,8 +20,9 @@ from regard.attention import (
     WindowAttention,
     set_backend,
 )
-from regard.benchmark.timing import Times, peak_memory, time_in_turn
+from regard.benchmark.memory import peak_memory
 from regard.errors import OptionError, ShapeError
+from regard.timing import Times, time_in_turn
 
 WINDOW = 7
 TOLERANCE = 1e-3

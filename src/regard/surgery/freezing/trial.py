@@ -12,8 +12,8 @@ from regard.surgery.compare import Example, floating_tensors, relative_differenc
 from regard.surgery.freezing.compiler import Program
 from regard.surgery.freezing.report import Candidate
 from regard.surgery.freezing.signature import Arguments
-from regard.surgery.freezing.timing import time_in_turn
 from regard.surgery.replace import describe
+from regard.timing import time_in_turn
 
 ORIGINAL = "original"
 
@@ -67,12 +67,11 @@ class Trial:
         """Measure the candidates in turn and return the name of the fastest."""
         calls = {name: self._caller(program) for name, program in self.programs.items()}
         with torch.no_grad():
-            timings = time_in_turn(calls, seconds)
-        for name, timing in timings.items():
-            self.candidates[name] = replace(
-                self.candidates[name], milliseconds=1e3 * timing.seconds, ratio=timing.ratio
-            )
-        return min(timings, key=lambda name: timings[name].ratio)
+            found = time_in_turn(calls, seconds)
+        ratios = {name: times.ratio_to(found[ORIGINAL]) for name, times in found.items()}
+        for name, times in found.items():
+            self.candidates[name] = replace(self.candidates[name], milliseconds=1e3 * times.median, ratio=ratios[name])
+        return min(ratios, key=lambda name: ratios[name])
 
     def _run(self, program: Program) -> list[Tensor]:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):

@@ -1,15 +1,13 @@
-"""Times and memory of calls on a machine that does other work, too."""
+"""Times of calls on a machine that does other work, too."""
 
 from __future__ import annotations
 
-import ctypes
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-MIN_ROUNDS, MAX_ROUNDS = 3, 51
+MIN_ROUNDS, MAX_ROUNDS = 5, 51
 NOISY = 0.25
 """A spread over which a time has no three digits."""
 
@@ -43,6 +41,10 @@ class Times:
         low, high = self.quartiles
         return (high - low) / self.median
 
+    def ratio_to(self, other: Times) -> float:
+        """Return the median, over the rounds, of this time over another one that was measured in turn with it."""
+        return statistics.median(own / reference for own, reference in zip(self.seconds, other.seconds, strict=True))
+
     @property
     def is_noisy(self) -> bool:
         """Whether other programs have disturbed the measurement."""
@@ -56,7 +58,7 @@ def time_in_turn(calls: Mapping[str, Callable[[], object]], seconds: float) -> d
 
     Args:
         calls: by name.
-        seconds: roughly how long all of it may take; there are at least three rounds nevertheless.
+        seconds: roughly how long all of it may take; there are at least five rounds nevertheless.
 
     Example:
         >>> found = time_in_turn({"sum": lambda: sum(range(1000)), "nothing": lambda: None}, seconds=0.01)
@@ -74,25 +76,3 @@ def time_in_turn(calls: Mapping[str, Callable[[], object]], seconds: float) -> d
             call()
             found[name].append(time.perf_counter() - begin)
     return {name: Times(tuple(times)) for name, times in found.items()}
-
-
-def peak_memory(call: Callable[[], object]) -> int | None:
-    """Return the bytes by which a call raises this process's memory at its peak; None where the system cannot tell.
-
-    Linux with glibc tells. What earlier calls have freed is given back to the system first, as far as it can be, so
-    that this is a lower bound.
-    """
-    status, forget = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-        forget.write_text("5")  # the peak so far
-        before = _field(status, "VmRSS")
-        call()
-        return max(0, _field(status, "VmHWM") - before)
-    except (OSError, AttributeError):  # another system, another C library
-        return None
-
-
-def _field(status: Path, name: str) -> int:
-    lines = status.read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
