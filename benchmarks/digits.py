@@ -41,7 +41,7 @@ FAMILIES = {
         },
     },
     "NAT": {"model": "nat_nano"},
-    "DiNAT": {"model": "nat_nano", "epochs": 50, "overrides": {"dilations": (2, 1, 1)}},
+    "DiNAT": {"model": "nat_nano", "overrides": {"dilations": (2, 1, 1)}},
     "Swin": {
         "model": "swin_tiny_patch4_window7_224",
         "epochs": 60,
