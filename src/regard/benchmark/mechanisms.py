@@ -152,9 +152,9 @@ def measure(
         ArithmeticError: a fused result differs from the reference.
 
     Example:
-        >>> [one] = measure(Size((8, 8), 16, 2), ["window"], seconds=0.01)
+        >>> [one] = measure(Size((7, 7), 16, 2), ["window"], seconds=0.01)
         >>> one.mechanism, one.flops
-        ('window', 262144)
+        ('window', 254016)
     """
     for subject in select(names):
         module = subject.build(size).eval()

@@ -22,7 +22,7 @@ def bias_tables(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     Example:
         >>> import regard
         >>> model = regard.create_model("nat_nano").eval()
-        >>> bias_tables(model, torch.randn(1, 3, 32, 32))["stages.0.blocks.0.attn"].shape
+        >>> bias_tables(model, torch.randn(1, 3, 32, 32))["levels.0.blocks.0.attn"].shape
         torch.Size([2, 5, 5])
     """
     calls = recorded(model, images)

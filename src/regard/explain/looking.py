@@ -29,7 +29,7 @@ def attention_maps(model: nn.Module, images: Tensor) -> list[AttentionMap]:
         >>> model = regard.create_model("nat_nano").eval()
         >>> [first, *_] = attention_maps(model, torch.randn(1, 3, 32, 32))
         >>> first.layer, first.weights.shape
-        ('stages.0.blocks.0.attn', torch.Size([1, 2, 1024, 9]))
+        ('levels.0.blocks.0.attn', torch.Size([1, 2, 1024, 9]))
     """
     return [call.map() for call in recorded(model, images)]
 
@@ -105,8 +105,8 @@ def token_weights(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     Example:
         >>> import regard
         >>> model = regard.create_model("swiftformer_nano").eval()
-        >>> {name: tuple(weights.shape) for name, weights in token_weights(model, torch.randn(1, 3, 32, 32)).items()}
-        {'stages.0.blocks.1.attn': (1, 1, 32, 32)}
+        >>> [tuple(weights.shape) for weights in token_weights(model, torch.randn(1, 3, 32, 32)).values()]
+        [(1, 1, 32, 32), (1, 1, 16, 16), (1, 1, 8, 8)]
     """
     size = (images.shape[2], images.shape[3])
     pooled = [call for call in recorded(model, images) if call.mechanism.name in POOLED]

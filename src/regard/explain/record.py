@@ -66,7 +66,7 @@ def record(model: nn.Module) -> Iterator[list[Call]]:
         >>> with record(model) as calls:
         ...     _ = model(torch.randn(1, 3, 32, 32))
         >>> calls[0].layer, calls[0].mechanism.name
-        ('stages.0.blocks.0.attn', 'neighborhood')
+        ('levels.0.blocks.0.attn', 'neighborhood')
     """
     calls: list[Call] = []
     inputs: list[tuple[str, tuple[int, ...]]] = []
