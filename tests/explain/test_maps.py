@@ -1,10 +1,12 @@
 """Maps are the weights that the fused calls apply, each at the position of its key."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from explain.networks import SMALL, build
-from regard import MECHANISMS
+from regard import MECHANISMS, NeighborhoodAttention2d, WindowAttention
 from regard.attention import neighborhood_keys, window_tokens
 from regard.explain import attention_maps, record
 from regard.explain.weight_gradients import output_of
@@ -35,13 +37,31 @@ def test_weights_times_values_are_the_output(sample):
     weights = call.map().dense()
     output = output_of(call)
     if call.mechanism.name in LOCAL:
-        if tuple(output.shape[1:-2]) != call.map().query_grid:
-            pytest.skip("the module pads: its output has more positions than the map")
         value = call.arguments["value"].flatten(1, -3)
         expected = torch.einsum("bhnm,bmhd->bnhd", weights, value).reshape(output.shape)
     else:
         expected = pooled(call, weights)
     torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [WindowAttention(8, 2, 4, shift_size=2), NeighborhoodAttention2d(8, 2, 7, small_grid="pad")],
+    ids=["window", "neighborhood"],
+)
+def test_padding_is_left_out_of_maps(module):
+    """A map has the rows and columns of the real tokens, out of a padded one that gives the call's output."""
+    with record(module) as calls, torch.no_grad():
+        module(torch.randn(2, 5, 6, 8))
+    (call,) = calls
+    padded, cropped = replace(call, grid=()).map(), call.map()
+    assert cropped.query_grid == cropped.key_grid == (5, 6) != padded.query_grid
+    value = call.arguments["value"].flatten(1, -3)
+    torch.testing.assert_close(
+        torch.einsum("bhnm,bmhd->bnhd", padded.dense(), value), call.output.flatten(1, 2), rtol=1e-4, atol=1e-5
+    )
+    real = torch.arange(len(value[0])).reshape(padded.query_grid)[:5, :6].flatten()
+    assert torch.equal(cropped.dense(), padded.dense()[:, :, real][..., real])
 
 
 def pooled(call, weights):

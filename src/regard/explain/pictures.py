@@ -41,7 +41,7 @@ def overlay(image: Tensor, maps: Mapping[str, Tensor], title: str, point: tuple[
     columns = min(panels, max(4, math.ceil(math.sqrt(panels))))
     figure, axes = _grid(math.ceil(panels / columns), columns, title)
     _show_image(axes[0], image, "image")
-    for axis, (name, values) in zip(axes[1:], maps.items(), strict=False):
+    for axis, (name, values) in zip(axes[1:panels], maps.items(), strict=True):
         if float(values.min()) < 0:
             limit = float(values.abs().max())
             axis.imshow(_array(values), cmap="RdBu_r", vmin=-limit, vmax=limit, extent=_extent(image))
