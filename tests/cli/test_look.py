@@ -47,6 +47,26 @@ def test_methods(place, tmp_path, method):
         assert len(picture.getcolors(1 << 24)) > 100
 
 
+def test_heads_of_cait(place, tmp_path):
+    """The class token's panels are those of the class-attention layers; unmixed heads draw another picture."""
+    name, weights = "cait_xxs24_224", tmp_path / "cait.pth"
+    torch.save(timm.create_model(name).state_dict(), weights)
+    model = (place / "photo.png", "--model", name, "--weights", weights)
+    call(*model, "--method", "class-token", "--out", tmp_path / "a.svg", "--html", tmp_path / "a.html")
+    assert (tmp_path / "a.html").read_text().count('"mechanism": "talking heads"') == 24
+    for unmixed, out in (((), "b.png"), (("--unmixed",), "c.png")):
+        call(*model, "--at", "30,20", "--layer", 3, *unmixed, "--out", tmp_path / out)
+    assert (tmp_path / "b.png").read_bytes() != (tmp_path / "c.png").read_bytes()
+    result = call(*model, "--method", "class-token", "--layer", 3, "--out", tmp_path / "d.png", code=2)
+    assert "layer must be one with a class token, 24 to 25, got 3" in result.stderr
+
+
+def test_rollout_from_a_point(place, tmp_path):
+    for at, out in ((("--at", "19,20"), "a.png"), ((), "b.png")):
+        call(place / "photo.png", *nat(place), "--method", "rollout", *at, "--out", tmp_path / out)
+    assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
+
+
 def test_token_weights_of_swiftformer(place, tmp_path):
     model = ("--model", "swiftformer_nano", "--weights", place / "swift.safetensors")
     call(place / "photo.png", *model, "--method", "pooled", "--out", tmp_path / "a.png")
@@ -82,7 +102,15 @@ def test_bias_grids(place, tmp_path):
         (("photo.png", "nat", "--at", "5"), "expected two numbers for --at, as in 3,4, got '5'"),
         (("photo.png", "nat", "--at", "25,5", "--layer", "6"), "layer must be one of the 6"),
         (("photo.png", "nat", "--at", "25,5", "--head", "99"), "head must be one of the 2"),
+        (("photo.png", "nat", "--at", "25,5", "--head", "-3"), "head must be one of the 2"),
         (("photo.png", "nat", "--method", "token"), "add --at X,Y"),
+        (("photo.png", "nat", "--method", "class-token"), "expected a model with a class token"),
+        (("photo.png", "nat", "--method", "pooled"), "has none; use --at X,Y"),
+        (("photo.png", "nat", "--at", "25,5", "--unmixed"), "expected a model with talking heads"),
+        (("photo.png", "nat", "--unmixed"), "expected a method that --unmixed affects"),
+        (("photo.png", "nat", "--layer", "1"), "add --method token or --method class-token"),
+        (("photo.png", "nat", "--at", "25,5", "--method", "grad-cam"), "expected a method that --at affects"),
+        (("photo.png", "nat", "--at", "25,5", "--score"), "expected a method that --score affects"),
         (("photo.png", "nat", "--method", "rolout"), "did you mean 'rollout'"),
         (("photo.png", "nat", "--target", "7"), "unknown class '7'"),
         (("photo.png", "nat", "--out", "a.bmp"), "unknown format of a picture '.bmp'"),

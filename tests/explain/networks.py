@@ -31,8 +31,13 @@ def build(family, dtype=torch.float32, seed=0):
     """Return a network with lively random weights, and two images."""
     torch.manual_seed(seed)
     name, size, overrides = SMALL[family]
-    model = create_model(name, num_classes=5, **overrides).eval()
+    model = lively(create_model(name, num_classes=5, **overrides))
+    return model.to(dtype), torch.randn(2, 3, size, size, dtype=dtype)
+
+
+def lively(model):
+    """Return the network in evaluation mode, with weights that let every layer matter."""
     for parameter in model.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
-    return model.to(dtype), torch.randn(2, 3, size, size, dtype=dtype)
+    return model.eval()

@@ -58,6 +58,17 @@ def test_maps_depend_on_the_class(family):
     assert not torch.equal(*maps)
 
 
+def test_small_gradients_are_not_rounded_away():
+    """float32 finds the map of a model whose logits hardly change, as float64 does."""
+    model, images = build("ViT")
+    with torch.no_grad():
+        model.head.weight *= 1e-9
+    found = explain(model, images, "attention-gradient", 1).double()
+    expected = explain(model.double(), images.double(), "attention-gradient", 1)
+    assert float(expected.max()) > 0
+    torch.testing.assert_close(found / expected.max(), expected / expected.max(), rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("family", ["NAT", "Swin", "SwiftFormer"])
 def test_the_receptive_field_contains_its_point(family):
     model, images = build(family)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +15,8 @@ from torch import Tensor
 from regard import explain
 from regard.cli.inference import Weights, find_model
 from regard.errors import OptionError
+from regard.explain.looking import has_class_token, pick, require_class_token, seen_from
+from regard.extras import require
 from regard.models import Backbone
 from regard.surgery import adapt
 from regard.training import Classifier
@@ -24,9 +27,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BIAS = "bias"
-TOKEN, POOLED = "token", "pooled"
-METHODS = (TOKEN, POOLED, *explain.METHODS)
+TOKEN, CLASS_TOKEN, POOLED, ROLLOUT = "token", "class-token", "pooled", "rollout"
+METHODS = (TOKEN, CLASS_TOKEN, POOLED, *explain.METHODS)
 MAX_PANELS = 48
+TALKING_HEADS = "talking_heads"
 
 
 def look(
@@ -40,7 +44,9 @@ def look(
     weights: Weights = None,
     method: Annotated[
         str | None,
-        typer.Option(help=f"One of {', '.join(METHODS)}.", show_default="token with --at, else all but token"),
+        typer.Option(
+            help=f"One of {', '.join(METHODS)}.", show_default="token with --at, else all that explain a class"
+        ),
     ] = None,
     at: Annotated[
         str | None, typer.Option(metavar="X,Y", help="The pixel of the file whose token is asked where it looks.")
@@ -48,7 +54,15 @@ def look(
     layer: Annotated[
         int | None, typer.Option(help="Index of a layer, from the end if negative.", show_default="all")
     ] = None,
-    head: Annotated[int | None, typer.Option(help="Index of a head.", show_default="all")] = None,
+    head: Annotated[
+        int | None, typer.Option(help="Index of a head, from the end if negative.", show_default="all")
+    ] = None,
+    unmixed: Annotated[
+        bool,
+        typer.Option(
+            "--unmixed", help="Talking heads (CaiT): each head's softmax, before the second mix of the heads."
+        ),
+    ] = False,
     target: Annotated[
         str | None, typer.Option(help="Name or number of the class to explain.", show_default="the predicted one")
     ] = None,
@@ -67,13 +81,74 @@ def look(
     Example: regard look photo.jpg --model nat_mini --weights hf --at 120,80 --out look.png
     """
     explain.check_format(out)
-    with writing(out) as unfinished:
+    require("matplotlib.figure", extra="look")
+    request = Request.parse(method, at, layer, head, target, not unmixed, score, html)
+    with writing(out) as unfinished, nullcontext() if html is None else writing(html) as page:
         if image == BIAS and not Path(image).exists():
             figure = _draw_bias(model, weights, grid, kernel, query, wrong)
         else:
-            figure = _draw(image, model, weights, method, at, layer, head, target, score, html)
+            figure = _draw(image, Subject.open(image, model, weights), request, page)
         explain.save(figure, unfinished, out.suffix)
-    typer.echo(f"wrote {out}")
+    for file in (out,) if html is None else (html, out):
+        typer.echo(f"wrote {file}")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to draw.
+
+    Attributes:
+        method: one of `METHODS`; None draws all that explain a class.
+        point: x and y of a pixel of the image file.
+        layer: index of a layer; None draws all.
+        head: index of a head; None draws all.
+        target: name or number of a class; None is the predicted one.
+        mixed: see `explain.attention_maps`.
+        score: whether to print how faithful the maps are.
+    """
+
+    method: str | None
+    point: tuple[float, float] | None
+    layer: int | None
+    head: int | None
+    target: str | None
+    mixed: bool
+    score: bool
+
+    @classmethod
+    def parse(
+        cls,
+        method: str | None,
+        at: str | None,
+        layer: int | None,
+        head: int | None,
+        target: str | None,
+        mixed: bool,
+        score: bool,
+        html: Path | None,
+    ) -> Request:
+        """Check the options, also against each other: none may be without effect."""
+        if method is not None and method not in METHODS:
+            raise OptionError.unknown("method", method, METHODS)
+        point = None if at is None else _pair(at, "--at", ",")
+        if method is None and point is not None:
+            method = TOKEN
+        if method == TOKEN and point is None:
+            raise OptionError("expected a pixel for --method token, got none; add --at X,Y")
+        by_head, by_class = (TOKEN, CLASS_TOKEN), (None, *explain.METHODS)
+        for option, is_given, methods in (
+            ("--at", point is not None, (TOKEN, ROLLOUT)),
+            ("--layer", layer is not None, by_head),
+            ("--head", head is not None, by_head),
+            ("--unmixed", not mixed, (*by_head, method) if html is not None else by_head),
+            ("--target", target is not None, by_class),
+            ("--score", score, by_class),
+        ):
+            if is_given and method not in methods:
+                chosen = "all methods that explain a class" if method is None else f"--method {method}"
+                named = [f"--method {one}" for one in methods if one is not None]
+                raise OptionError(f"expected a method that {option} affects, got {chosen}; add {' or '.join(named)}")
+        return cls(method, point, layer, head, target, mixed, score)
 
 
 @dataclass(frozen=True)
@@ -121,67 +196,78 @@ class Subject:
         )
 
 
-def _draw(
-    image: str,
-    model: str | None,
-    weights: str | None,
-    method: str | None,
-    at: str | None,
-    layer: int | None,
-    head: int | None,
-    target: str | None,
-    score: bool,
-    html: Path | None,
-) -> Figure:
-    if method is not None and method not in METHODS:
-        raise OptionError.unknown("method", method, METHODS)
-    point = None if at is None else _pair(at, "--at", ",")
-    if method == TOKEN and point is None:
-        raise OptionError("expected a pixel for --method token, got none; add --at X,Y")
-    subject = Subject.open(image, model, weights)
-    point = None if point is None else subject.locate(*point)
+def _draw(image: str, subject: Subject, request: Request, page: Path | None) -> Figure:
+    point = None if request.point is None else subject.locate(*request.point)
     network, pixels, classes = subject.classifier.model, subject.pixels, subject.classifier.classes
-    chosen = _class_of(target, classes)
-    if method == TOKEN or (method is None and point is not None):
-        assert point is not None
-        maps = _token_maps(network, pixels, point, layer, head)
-        title = f"where the token at {at} looks"
-    elif method == POOLED:
+    chosen = _class_of(request.target, classes)
+    if request.method in (TOKEN, CLASS_TOKEN):
+        maps = _token_maps(network, pixels, point, request)
+        heads = "" if request.mixed else ", heads not mixed after the softmax"
+        title = ("where the class token looks" if point is None else f"where the token at {_at(request)} looks") + heads
+    elif request.method == POOLED:
         maps = {name: found[0].mean(0) for name, found in explain.token_weights(network, pixels).items()}
+        if not maps:
+            raise OptionError(
+                f"expected a model with additive, efficient additive or separable attention for --method {POOLED}, got "
+                f"{subject.classifier.name}, which has none; use --at X,Y"
+            )
         title = "weights of the tokens in each layer's context"
+    elif point is not None:
+        maps = {ROLLOUT: explain.rollout(network, pixels, point=point)[0]}
+        title = f"what can have reached the token at {_at(request)}"
     else:
-        names = list(explain.METHODS) if method is None else [method]
+        names = list(explain.METHODS) if request.method is None else [request.method]
         maps = {name: explain.explain(network, pixels, name, chosen)[0] for name in names}
         with torch.no_grad():
             shown = int(network(pixels).argmax()) if chosen is None else chosen
         title = f"what speaks for {classes[shown]}" if classes else "what matters"
-        if score:
+        if request.score:
             _print_scores(subject, maps, shown)
-    if html is not None:
-        with writing(html) as unfinished:
-            explain.write_page(unfinished, subject.shown, explain.attention_maps(network, pixels), Path(image).name)
-        typer.echo(f"wrote {html}")
+    if page is not None:
+        explain.write_page(page, subject.shown, _maps(network, pixels, request.mixed), Path(image).name)
     return explain.overlay(subject.shown, maps, f"{subject.classifier.name}: {title}", point)
 
 
+def _at(request: Request) -> str:
+    assert request.point is not None
+    return ",".join(f"{one:g}" for one in request.point)
+
+
+def _maps(network: torch.nn.Module, pixels: Tensor, mixed: bool) -> list[explain.AttentionMap]:
+    found = explain.attention_maps(network, pixels, mixed=mixed)
+    if not mixed and not any(one.mechanism == TALKING_HEADS for one in found):
+        raise OptionError(
+            f"expected a model with talking heads for --unmixed, got {type(network).__name__}, which has none; leave "
+            "the option out"
+        )
+    return found
+
+
 def _token_maps(
-    network: torch.nn.Module, pixels: Tensor, point: tuple[float, float], layer: int | None, head: int | None
+    network: torch.nn.Module, pixels: Tensor, point: tuple[float, float] | None, request: Request
 ) -> dict[str, Tensor]:
     """Return one panel per layer and head; of many layers, some at equal distances."""
-    found = explain.attention_maps(network, pixels)
-    indices: Sequence[int] = range(len(found)) if layer is None else [layer]
+    size = (pixels.shape[2], pixels.shape[3])
+    found = _maps(network, pixels, request.mixed)
+    if point is None:
+        require_class_token(network, found, size)
+    chosen = found
+    if request.layer is not None:
+        chosen = [found[pick("layer", request.layer, len(found))]]
+    if point is None:
+        chosen = [one for one in chosen if has_class_token(one, size)]
+        if not chosen:
+            with_token = [place for place, one in enumerate(found) if has_class_token(one, size)]
+            raise OptionError(
+                f"layer must be one with a class token, {with_token[0]} to {with_token[-1]}, got {request.layer}"
+            )
+    heads = max(one.weights.shape[1] for one in chosen) if request.head is None else 1
     panels: dict[str, Tensor] = {}
-    every = 1
-    heads = max(one.weights.shape[1] for one in found)
-    if layer is None:
-        every = -(-len(found) * (1 if head is not None else heads) // MAX_PANELS)
-    for index in indices[::every]:
-        weights = explain.look_from(network, pixels, *point, layer=index)[0]
-        shown = range(len(weights)) if head is None else [head]
+    for attention in chosen[:: -(-len(chosen) * heads // MAX_PANELS)]:
+        weights = seen_from(attention, size, point)[0]
+        shown = range(len(weights)) if request.head is None else [pick("head", request.head, len(weights))]
         for one in shown:
-            if not -len(weights) <= one < len(weights):
-                raise OptionError(f"head must be one of the {len(weights)} of this layer, got {one}")
-            panels[f"{found[index].layer} head {one}"] = weights[one]
+            panels[f"{attention.layer} head {one}"] = weights[one]
     return panels
 
 

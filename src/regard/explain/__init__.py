@@ -3,7 +3,7 @@
 from regard.explain.bias import bias_tables, neighborhood_index, reversed_index, swin_index
 from regard.explain.faithfulness import Faithfulness, center_map, faithfulness, random_map
 from regard.explain.features import cam_targets, reshape_transform
-from regard.explain.looking import attention_maps, look_from, rollout, token_weights
+from regard.explain.looking import attention_maps, class_attention, look_from, rollout, token_weights
 from regard.explain.maps import AttentionMap
 from regard.explain.methods import METHODS, explain, receptive_field
 from regard.explain.page import write_page
@@ -24,6 +24,7 @@ __all__ = [
     "cam_targets",
     "center_map",
     "check_format",
+    "class_attention",
     "explain",
     "faithfulness",
     "look_from",

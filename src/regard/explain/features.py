@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from regard.attention import BackendModule
 from regard.errors import UnsupportedError
+from regard.explain.record import unfolding_module
 from regard.explain.tokens import Tokens
 
 
@@ -60,13 +61,16 @@ def cam_targets(model: nn.Module) -> list[nn.Module]:
     info = getattr(model, "feature_info", None)
     if isinstance(info, Sequence) and info and isinstance(info[-1].get("module"), str):
         return [model.get_submodule(info[-1]["module"])]
-    paths = [path for path, module in model.named_modules() if isinstance(module, BackendModule)]
-    if not paths:
+    found = [(path, module) for path, module in model.named_modules() if isinstance(module, BackendModule)]
+    if not found:
         raise UnsupportedError(
             f"expected a model with a feature_info or with attention of regard, got {type(model).__name__}; call "
             "regard.surgery.adapt(model) first, or choose a layer yourself"
         )
-    return [model.get_submodule(paths[-1].rpartition(".")[0])]
+    path, attention = found[-1]
+    unfolding = unfolding_module(model, path, attention)  # inside it, features are patches
+    block = model.get_submodule(path.rpartition(".")[0]) if unfolding is None else unfolding
+    return [attention if isinstance(block, nn.ModuleList) else block]  # an adapted block, as transformers' SwinLayer
 
 
 def reshape_transform(model: nn.Module, size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
@@ -94,7 +98,13 @@ def channels_of(model: nn.Module) -> int:
     for holder, name in ((model, "num_features"), (getattr(model, "config", None), "hidden_size")):
         if isinstance(getattr(holder, name, None), int):
             return int(getattr(holder, name))
-    raise UnsupportedError(f"cannot tell how many channels the features of {type(model).__name__} have")
+    dense = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if dense:  # the classifier reads the features
+        return dense[-1].in_features
+    raise UnsupportedError(
+        f"expected a model with num_features or a dense classifier, got {type(model).__name__}; set model.num_features "
+        "to the channels of its last features"
+    )
 
 
 @contextmanager

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from regard.errors import OptionError
+from regard.errors import OptionError, UnsupportedError
 from regard.explain.maps import AttentionMap
 from regard.explain.record import recorded
 from regard.explain.rollout import follow, residual_step
@@ -13,13 +15,16 @@ from regard.explain.tokens import Tokens
 
 
 @torch.no_grad()
-def attention_maps(model: nn.Module, images: Tensor) -> list[AttentionMap]:
+def attention_maps(model: nn.Module, images: Tensor, *, mixed: bool = True) -> list[AttentionMap]:
     """Return the attention of every layer, in the order of the calls.
 
     Args:
         model: in evaluation mode: a model of regard, or any that went through `regard.surgery.adapt`. It stays as it
             is, and its kernels stay fused.
         images: `[B, C, H, W]`, preprocessed as the model expects.
+        mixed: for talking heads (CaiT): True returns the weights after the second mix, which multiply the values and
+            may be negative; False returns each head's softmax before that mix, whose rows sum to 1. The first mix, of
+            the logits, is part of both. Other mechanisms have one kind of weights.
 
     Memory:
         All weights of all layers: B * nh * N * K numbers each.
@@ -31,14 +36,23 @@ def attention_maps(model: nn.Module, images: Tensor) -> list[AttentionMap]:
         >>> first.layer, first.weights.shape
         ('levels.0.blocks.0.attn', torch.Size([1, 2, 1024, 9]))
     """
-    return [call.map() for call in recorded(model, images)]
+    return [call.map(mixed=mixed) for call in recorded(model, images)]
 
 
 @torch.no_grad()
 def look_from(
-    model: nn.Module, images: Tensor, x: float, y: float, *, layer: int = -1, head: int | None = None
+    model: nn.Module,
+    images: Tensor,
+    x: float,
+    y: float,
+    *,
+    layer: int = -1,
+    head: int | None = None,
+    mixed: bool = True,
 ) -> Tensor:
     """Return where the token at a pixel looks, `[B, nh, h, w]`, or `[B, h, w]` for one head.
+
+    In class attention (CaiT's last layers), only the class token has a query, so that is where it looks.
 
     Args:
         model: as in `attention_maps`.
@@ -47,6 +61,7 @@ def look_from(
         y: row of the pixel, from the top.
         layer: index of the layer; negative ones count from the end.
         head: index of the head; None returns all of them.
+        mixed: see `attention_maps`.
 
     Raises:
         ShapeError: a point outside of the images.
@@ -59,13 +74,66 @@ def look_from(
         torch.Size([1, 2, 32, 32])
     """
     calls = recorded(model, images)
-    call = calls[_index("layer", layer, len(calls))]
-    attention, size = call.map(), (images.shape[2], images.shape[3])
+    attention = calls[pick("layer", layer, len(calls))].map(mixed=mixed)
+    weights = seen_from(attention, (images.shape[2], images.shape[3]), (x, y))
+    return weights if head is None else weights[:, pick("head", head, weights.shape[1])]
+
+
+def seen_from(attention: AttentionMap, size: tuple[int, int], point: tuple[float, float] | None) -> Tensor:
+    """Return the weights of one query on the grid of its keys, `[B, nh, h, w]`.
+
+    Args:
+        attention: of one layer.
+        size: height and width of the images.
+        point: x and y of a pixel of the query's token; None is the class token, the first.
+    """
     keys = Tokens.of(attention.key_grid, size)
     is_class_attention = attention.weights.shape[2] != keys.total
-    query = 0 if is_class_attention else Tokens.of(attention.query_grid, size).at(x, y, size)
-    weights = keys.on_grid(attention.of_query(query))
-    return weights if head is None else weights[:, _index("head", head, weights.shape[1])]
+    query = 0 if point is None or is_class_attention else keys.at(*point, size)
+    return keys.on_grid(attention.of_query(query))
+
+
+@torch.no_grad()
+def class_attention(model: nn.Module, images: Tensor, *, mixed: bool = True) -> dict[str, Tensor]:
+    """Return what the class token looks at: per layer that has one, `[B, nh, h, w]`.
+
+    In CaiT, these are the class-attention layers; in ViT and DeiT, all layers.
+
+    Args:
+        model: as in `attention_maps`.
+        images: `[B, C, H, W]`.
+        mixed: see `attention_maps`.
+
+    Raises:
+        UnsupportedError: no layer has a class token.
+
+    Example:
+        >>> import regard
+        >>> model = regard.create_model("cait_xxs24_224", depth=1, img_size=32).eval()
+        >>> [(name, tuple(one.shape)) for name, one in class_attention(model, torch.randn(1, 3, 32, 32)).items()]
+        [('blocks_token_only.0.attn', (1, 4, 2, 2)), ('blocks_token_only.1.attn', (1, 4, 2, 2))]
+    """
+    size = (images.shape[2], images.shape[3])
+    maps = attention_maps(model, images, mixed=mixed)
+    require_class_token(model, maps, size)
+    return {one.layer: seen_from(one, size, None) for one in maps if has_class_token(one, size)}
+
+
+def has_class_token(attention: AttentionMap, size: tuple[int, int]) -> bool:
+    """Whether a layer has tokens in front of the image's own; the class token is the first of them."""
+    return Tokens.of(attention.key_grid, size).prefix > 0
+
+
+def require_class_token(model: nn.Module, maps: Sequence[AttentionMap], size: tuple[int, int]) -> None:
+    """Check that some layers have a class token.
+
+    Raises:
+        UnsupportedError: none has, or timm says that the tokens in front are registers only.
+    """
+    if not getattr(model, "has_class_token", True) or not any(has_class_token(one, size) for one in maps):
+        raise UnsupportedError(
+            f"expected a model with a class token, got {type(model).__name__}, which has none; use look_from"
+        )
 
 
 @torch.no_grad()
@@ -120,7 +188,12 @@ def token_weights(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
 POOLED = ("additive", "efficient_additive", "separable")
 
 
-def _index(kind: str, index: int, count: int) -> int:
+def pick(kind: str, index: int, count: int) -> int:
+    """Return an index without its sign.
+
+    Raises:
+        OptionError: a layer or head, whatever `kind` says, that does not exist.
+    """
     if not -count <= index < count:
         raise OptionError(f"{kind} must be one of the {count} of this model, {-count} to {count - 1}, got {index}")
     return index % count

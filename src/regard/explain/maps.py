@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 OUTSIDE = -1
 """The position of a key that padding has added."""
 
+PADDED = ("neighborhood", "window")
+"""The mechanisms whose modules may pad their input."""
+
 
 @dataclass(frozen=True)
 class AttentionMap:
@@ -44,12 +47,14 @@ class AttentionMap:
     key_grid: tuple[int, ...]
 
     @classmethod
-    def of(cls, call: Call) -> AttentionMap:
-        """Compute the map of a recorded call."""
+    def of(cls, call: Call, *, mixed: bool = True) -> AttentionMap:
+        """Compute the map of a recorded call; see `Call.map`."""
         arguments = {name: _detached(value) for name, value in call.arguments.items()}
+        if call.mechanism.name == "talking_heads" and not mixed:
+            arguments |= _without_second_mix(arguments)
         with torch.no_grad():
             layout = LAYOUTS[call.mechanism.name](_weights(call, arguments), arguments)
-        cropped = layout.crop(call.grid)
+        cropped = layout.crop(call.grid) if call.mechanism.name in PADDED else layout
         return cls(call.layer, call.mechanism.name, cropped.weights, cropped.keys, cropped.queries, cropped.grid)
 
     def of_query(self, query: int) -> Tensor:
@@ -108,6 +113,12 @@ def _weights(call: Call, arguments: Mapping[str, Any]) -> Any:  # noqa: ANN401  
     """Compute a call's weights from its arguments."""
     accepted = inspect.signature(call.mechanism.weights).parameters
     return call.mechanism.weights(**{name: value for name, value in arguments.items() if name in accepted})
+
+
+def _without_second_mix(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of talking heads whose weights are the softmax itself, one head per softmax."""
+    mix = arguments["logits_mix"]
+    return {"weights_mix": torch.eye(len(mix), dtype=mix.dtype, device=mix.device), "weights_bias": None}
 
 
 def _dense(weights: Tensor, arguments: Mapping[str, Any]) -> Layout:

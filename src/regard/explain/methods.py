@@ -11,7 +11,7 @@ from regard.errors import OptionError, ShapeError, UnsupportedError
 from regard.explain.features import features_of
 from regard.explain.maps import AttentionMap
 from regard.explain.record import record, recorded, require_calls
-from regard.explain.rollout import additive_step, follow, own_step, residual_step
+from regard.explain.rollout import additive_step, follow, residual_step
 from regard.explain.tokens import Tokens, resize
 from regard.explain.weight_gradients import output_of, weight_gradient
 
@@ -45,8 +45,8 @@ def attention_gradient(model: nn.Module, images: Tensor, target: Target = None) 
         one.with_weights((one.weights * gradient.weights).clamp_min(0).mean(1, keepdim=True))
         for one, gradient in zip(maps, gradients, strict=True)
     ]
-    size = _size(images)
-    return follow(positive, size, additive_step).image() - follow(positive, size, own_step).image()
+    _, added = follow(positive, _size(images), additive_step, parts=2).image().chunk(2)
+    return added
 
 
 def attention_sensitivity(model: nn.Module, images: Tensor, target: Target = None) -> Tensor:

@@ -50,7 +50,9 @@ Step = Callable[[AttentionMap, Tensor], Tensor]
 """Takes a layer's map and the relevance of its outputs, and returns that of its inputs."""
 
 
-def follow(maps: Sequence[AttentionMap], size: tuple[int, int], step: Step, query: int | None = None) -> Relevance:
+def follow(
+    maps: Sequence[AttentionMap], size: tuple[int, int], step: Step, query: int | None = None, parts: int = 1
+) -> Relevance:
     """Follow relevance from the outputs of the last layer to the inputs of the first.
 
     Args:
@@ -59,11 +61,13 @@ def follow(maps: Sequence[AttentionMap], size: tuple[int, int], step: Step, quer
         step: how relevance passes one layer.
         query: the token of the last layer to start from; None starts from the class token, or from all tokens
             equally if there is none.
+        parts: relevances that the step takes side by side, `[parts * B, N]`. The first starts as above, the others
+            start with 0.
 
     Memory and time:
         Linear in the number of weights. No product of two layers is stored.
     """
-    relevance = _start(maps[-1], size, query)
+    relevance = _start(maps[-1], size, query, parts)
     for attention in reversed(maps):
         tokens = Tokens.of(attention.key_grid, size)
         relevance = relevance.on(tokens)
@@ -91,8 +95,14 @@ def residual_step(attention: AttentionMap, values: Tensor) -> Tensor:
 
 
 def additive_step(attention: AttentionMap, values: Tensor) -> Tensor:
-    """Keep the relevance of the token itself, and add that of those it attends to."""
-    return own_step(attention, values) + attention.pull(values)
+    """Keep the relevance of the token itself, and add that of those it attends to.
+
+    What a token keeps of itself through all layers and what attention adds are apart, `[2 * B, N]`: their sum would
+    round small additions away.
+    """
+    kept, added = values.chunk(2)
+    added = own_step(attention, added) + attention.pull(kept + added)
+    return torch.cat([own_step(attention, kept), added])
 
 
 def own_step(attention: AttentionMap, values: Tensor) -> Tensor:
@@ -100,7 +110,7 @@ def own_step(attention: AttentionMap, values: Tensor) -> Tensor:
     return pad(values, (0, math.prod(attention.key_grid) - values.shape[1]))
 
 
-def _start(attention: AttentionMap, size: tuple[int, int], query: int | None) -> Relevance:
+def _start(attention: AttentionMap, size: tuple[int, int], query: int | None, parts: int) -> Relevance:
     tokens = Tokens.of(attention.key_grid, size)
     batch = attention.weights.shape[0]
     values = torch.zeros(batch, tokens.total, dtype=attention.weights.dtype, device=attention.weights.device)
@@ -110,4 +120,4 @@ def _start(attention: AttentionMap, size: tuple[int, int], query: int | None) ->
         values[:, 0] = 1
     else:
         values[:] = 1 / tokens.total
-    return Relevance(values, tokens)
+    return Relevance(torch.cat([values, *[torch.zeros_like(values)] * (parts - 1)]), tokens)

@@ -36,6 +36,7 @@ def weight_gradient(call: Call, attention: AttentionMap, gradient: Tensor) -> At
         `[B, nh, N, K]` as in `attention`; padding has a gradient of 0. Where one context serves all queries, the weight
         of a token is one number, and its gradient the same for every query.
     """
+    gradient = call.on_grid(gradient)
     arguments = {name: value.detach() if isinstance(value, Tensor) else value for name, value in call.arguments.items()}
     pooled = POOLED.get(call.mechanism.name)
     if pooled is not None:

@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import has_torch_function
 
 from regard.attention import Backend, separable_attention
 from regard.dense import dense
@@ -73,9 +74,10 @@ def attend_to_patches(projected: Tensor, dim: int, backend: Backend) -> Tensor:
     """Apply separable attention to the projection of N unfolded patches: `[B, 1 + 2 * C, P, N]` to `[B, C, P, N]`.
 
     With `backend=None`, a projection whose channels are not adjacent in memory is computed here from its definition,
-    since the kernel would first gather the channels of every token.
+    since the kernel would first gather the channels of every token; unless the call is observed, which a mode like
+    that of `regard.explain` does by the name of the function.
     """
-    if backend is None and projected.stride(1) != 1:
+    if backend is None and projected.stride(1) != 1 and not has_torch_function((projected,)):
         query, key, value = projected.split([1, dim, dim], 1)
         return value.relu() * (key * query.softmax(-1)).sum(-1, keepdim=True)
     query, key, value = projected.permute(0, 2, 3, 1).split([1, dim, dim], -1)  # views, [B, P, N, ...]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,6 +24,7 @@ class LinearSelfAttention(AttentionAdapter):
     upstream_classes = ("timm.models.mobilevit.LinearSelfAttention",)
     mechanism = "separable attention"
     required_attributes = ("qkv_proj", "out_proj", "attn_drop", "out_drop", "embed_dim")
+    unfolded_after: ClassVar[str] = "conv_1x1"  # of the block, for `regard.explain`
 
     @classmethod
     def note_on(cls, module: Upstream) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from regard.surgery.adapter import AttentionAdapter
@@ -19,6 +21,7 @@ class MobileViTV2LinearSelfAttention(AttentionAdapter):
     upstream_classes = (f"{HOME}.MobileViTV2LinearSelfAttention",)
     mechanism = "separable attention"
     required_attributes = ("qkv_proj", "out_proj", "attn_dropout", "embed_dim")
+    unfolded_after: ClassVar[str] = "conv_1x1"  # of the layer, for `regard.explain`
 
     @classmethod
     def note_on(cls, module: Upstream) -> str:
