@@ -7,7 +7,7 @@ PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --quiet
 KERNELS := $(wildcard src/regard/*/*.cpp src/regard/*/*.h src/regard/attention/*/*.cpp src/regard/attention/*/*.h)
 NATIVE := CMakeLists.txt $(KERNELS)
 
-.PHONY: help demo test test-rest test-all test-lowered test-aarch64 test-triton test-gpu resources check bench table calibrate sanitize docs clean
+.PHONY: help demo test test-rest test-all test-lowered test-aarch64 test-triton test-gpu resources check bench table calibrate sanitize docs pictures clean
 help:
 	@echo "make demo    train, evaluate and try two small networks on handwritten digits"
 	@echo "make test    run a broad selection of the tests, in minutes: every file, mechanism and family"
@@ -24,6 +24,7 @@ help:
 	@echo "make calibrate measure what 'fuse' replaces by default on this processor's instruction set (quiet machine, some minutes)"
 	@echo "make sanitize run the kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make docs    build the documentation into site/"
+	@echo "make pictures draw the pictures of the documentation and of README.md again"
 	@echo "make clean   remove everything that the other targets made"
 
 demo: $(VENV)/train.installed
@@ -62,16 +63,14 @@ check: $(VENV)/dev.installed
 	$(BIN)/typos
 
 bench: $(VENV)/dev.installed
-	$(BIN)/python benchmarks/neighborhood.py
-	$(BIN)/python benchmarks/models.py
-	$(BIN)/python benchmarks/modules.py
+	$(BIN)/python benchmarks/bars.py
 	$(BIN)/python benchmarks/dense.py
 	$(BIN)/python benchmarks/fuse.py
 	$(BIN)/python benchmarks/loading.py
 	$(BIN)/python benchmarks/training.py
 
 table: $(VENV)/dev.installed $(VENV)/bench.installed
-	$(BIN)/python benchmarks/table.py results.csv --batch 1,8
+	$(BIN)/regard bench models --batch 1,8 --csv results.csv
 
 calibrate: $(VENV)/dev.installed
 	$(BIN)/python benchmarks/calibrate.py
@@ -81,6 +80,9 @@ sanitize: $(VENV)/dev.installed
 
 docs: $(VENV)/docs.installed
 	$(BIN)/mkdocs build --strict
+
+pictures: $(VENV)/train.installed
+	$(BIN)/python docs/pictures.py $(patsubst %,--checkpoint %,$(CHECKPOINTS))
 
 clean:
 	rm -rf $(VENV) build dist site runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -11,10 +11,10 @@ from statistics import geometric_mean
 
 import torch
 
-import machine
 from common import argument_parser, start
 from fuse import MODELS, build, image
 from regard.attention import native_library
+from regard.benchmark.machine import processor
 from regard.surgery import calibration
 from regard.surgery.choose import choose_folded
 from regard.surgery.judge import Stopwatch
@@ -54,7 +54,7 @@ def main():
         print(name, *(f"{plan} {times.speedup:.2f}" for plan, times in trials.items()), sep="\t", flush=True)
     stored = json.loads(calibration.FILE.read_text())
     stored[native_library().instruction_set] = {
-        "processor": machine.processor(),
+        "processor": processor(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "speedups": {kind: round(geometric_mean(each), 3) for kind, each in sorted(speedups.items())},

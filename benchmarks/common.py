@@ -1,6 +1,7 @@
 """What the benchmarks share: arguments, times, memory, bars, models, and the error budgets of the tests."""
 
 import argparse
+import os
 import statistics
 import sys
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 import timm
 import torch
 
-import machine
+from regard.benchmark import Machine
 from regard.errors import UnsupportedError
 from regard.native import loader
 
@@ -46,12 +47,19 @@ def select(instruction_set, threads):
 def start(parser, arguments=None):
     """Parse the arguments, select what they name, print the machine's facts, and return the arguments."""
     options = parser.parse_args(arguments)
+    begin(parser, options)
+    return options
+
+
+def begin(parser, options):
+    """Select what the arguments name, print the machine's facts, and return them."""
     try:
         select(options.instruction_set, options.threads)
     except UnsupportedError as error:
         parser.error(str(error))
-    print(machine.described(machine.facts(), product_rate(rounds=5)), flush=True)
-    return options
+    machine = Machine.measure()
+    print(machine, flush=True)
+    return machine
 
 
 def timings(*calls, rounds=ROUNDS):
@@ -99,12 +107,6 @@ def product():
     return partial(torch.mm, left, left)
 
 
-def product_rate(rounds=ROUNDS):
-    """Return the FLOP/s of that product."""
-    (seconds,) = medians(product(), rounds=rounds)
-    return 2 * SIDE**3 / seconds
-
-
 def timm_model(name):
     """Build a timm model with random weights, for inference."""
     return with_statistics(timm.create_model(name))
@@ -127,6 +129,11 @@ def with_statistics(model):
     return model.eval()
 
 
+def load():
+    """Return the average number of runnable threads in the last minute: far from 0, other programs disturb."""
+    return f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+
+
 def milliseconds(seconds):
     return f"{1e3 * seconds:.2f} ms" if seconds < 0.01 else f"{1e3 * seconds:.1f} ms"
 
@@ -134,16 +141,3 @@ def milliseconds(seconds):
 def bar_cell(bar, is_met):
     """Return a table's cell for a bar, which says when it is missed."""
     return "" if bar is None else f"{bar}" if is_met else f"{bar}  missed"
-
-
-def peak_memory(call):
-    """Return the bytes by which a call raises this process's memory at its peak (Linux)."""
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    before = _status("VmRSS")
-    call()
-    return _status("VmHWM") - before
-
-
-def _status(name):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))

@@ -13,8 +13,7 @@ import transformers
 from rich.console import Console
 from rich.table import Table
 
-import machine
-from common import argument_parser, bar_cell, milliseconds, ratio, start, timm_model, with_statistics
+from common import argument_parser, bar_cell, load, milliseconds, ratio, start, timm_model, with_statistics
 from regard.surgery import fuse
 
 VIT = {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 768}
@@ -106,7 +105,7 @@ def main():
             print(*cells, sep="\t", flush=True)
             table.add_row(*cells)
     Console(width=140).print(table)  # full names, in a pipe too
-    print(f"load {machine.load()} at the end")
+    print(f"load {load()} at the end")
 
 
 if __name__ == "__main__":

@@ -16,8 +16,7 @@ from rich.table import Table
 from timm.data import create_dataset, create_loader
 from torch.utils.data import DataLoader
 
-import machine
-from common import argument_parser, bar_cell, start
+from common import argument_parser, bar_cell, load, start
 from regard.training import open_source
 from regard.training.data import ImageDataset, collate
 from regard.training.order import Batches
@@ -83,7 +82,7 @@ def main():
     table = Table("images of 500x375", "timm", "regard", "ratio", "bar", title=f"{options.workers} workers, images/s")
     table.add_row(str(options.images), f"{before:.0f}", f"{after:.0f}", f"{ratio:.2f}", bar_cell(BAR, ratio >= BAR))
     Console(width=100).print(table)
-    print(f"ratios {', '.join(f'{own / other:.2f}' for other, own in rates)}; load {machine.load()} at the end")
+    print(f"ratios {', '.join(f'{own / other:.2f}' for other, own in rates)}; load {load()} at the end")
 
 
 if __name__ == "__main__":

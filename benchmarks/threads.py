@@ -19,8 +19,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-import machine
-from common import argument_parser, select, start
+from common import argument_parser, load, select, start
 from regard.models import create_model
 from regard.training.devices import count_cores
 
@@ -169,7 +168,7 @@ def show(task, options):
         rate, used, *switches = (statistics.median(one[name] for one in each) for name in each[0])
         table.add_row(setting, f"{rate:.1f}", f"{1e3 * used:.2f}", *(f"{count:.2f}" for count in switches))
     Console(width=110).print(table)
-    print(f"load {machine.load()} at the end")
+    print(f"load {load()} at the end")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn import functional as F
 
-from common import argument_parser, bar_cell, peak_memory, start
+from common import argument_parser, bar_cell, start
+from regard.benchmark import peak_memory
 from regard.training import Run, TrainConfig, Watcher, open_source
 from regard.training.interrupts import Signals
 from regard.training.loop import Loop

@@ -19,7 +19,8 @@ LEVELS = (
     {"dense"},
     {"attention", "layers", "checkpoint"},
     {"models"},
-    {"surgery", "compat", "explain", "benchmark", "training", "export"},
+    {"surgery", "compat", "explain", "training", "export"},
+    {"benchmark"},
     {"cli"},
     {"__main__"},
 )

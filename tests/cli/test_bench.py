@@ -1,4 +1,4 @@
-"""`regard bench` and `regard advise`: tables, files, comparisons, and errors before the long work."""
+"""`regard bench` and `regard advise`: tables, files, comparisons, time left, and errors before the long work."""
 
 import csv
 import json
@@ -6,6 +6,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from regard.benchmark import machine
 from regard.cli import app
 
 FAST = ("--grids", "4,8", "--dim", 16, "--seconds", 0.001)
@@ -20,7 +21,7 @@ def call(*arguments, code=0):
 def test_bench_writes_what_it_shows(tmp_path):
     files = {kind: tmp_path / f"a.{kind}" for kind in ("json", "csv", "png")}
     options = ("--json", files["json"], "--csv", files["csv"], "--plot", files["png"], "--training")
-    shown = call("bench", *FAST, *options).stdout.splitlines()
+    shown = call("bench", "mechanisms", *FAST, *options).stdout.splitlines()
     data = json.loads(files["json"].read_text())
     rows = list(csv.DictReader(files["csv"].read_text().splitlines()))
     assert len(shown) - 1 == len(data["rows"]) == len(rows) == 14
@@ -30,7 +31,46 @@ def test_bench_writes_what_it_shows(tmp_path):
     assert files["png"].read_bytes().startswith(b"\x89PNG")
     compared = call("bench", "--compare", files["json"], files["json"]).stdout.splitlines()
     assert len(compared) == 15
-    assert compared[1].split("\t")[4].startswith("1.00")
+    assert compared[1].split("\t")[5].startswith("1.00")
+
+
+def test_peers_and_time_left():
+    result = call("bench", "mechanisms", *FAST, "--mechanisms", "softmax,separable", "--peers", "timm,sdpa")
+    rows = [line.split("\t")[:3] for line in result.stdout.splitlines()[1:]]
+    softmax, separable = (("softmax", name) for name in ("regard", "timm", "sdpa")), ("regard", "timm")
+    expected = [*softmax, *(("separable", name) for name in separable)]
+    assert sorted(tuple(row[:2]) for row in rows) == sorted(2 * expected)
+    progress = [line for line in result.stderr.splitlines() if "/4  " in line]
+    assert [line[:3] for line in progress] == ["1/4", "2/4", "3/4", "4/4"]
+    assert all("left" in line for line in progress[:3]) and "left" not in progress[3]
+
+
+def test_kernels(tmp_path):
+    options = ("--mechanisms", "separable", "--peers", "reference", "--seconds", 0.001, "--json", tmp_path / "a.json")
+    lines = call("bench", "kernels", *options).stdout.splitlines()
+    assert [line.split("\t")[:2] for line in lines[1:]] == [["separable", "regard"], ["separable", "reference"]]
+    assert "8x32x32" in lines[1]
+    data = json.loads((tmp_path / "a.json").read_text())
+    assert data["rows"][0]["dtype"] == "float32" and data["machine"]["threads"] > 0
+    assert "steal" in data["machine"]
+
+
+def test_models(tmp_path, monkeypatch):
+    """Rows are in the file and in the table; the second call measures nothing."""
+    calls = []
+
+    def measure(case, seconds, timeout):
+        calls.append(case)
+        facts = {name: str(value) for name, value in machine.facts().items()}
+        return {**case, **facts, "infer_step_time": "2.0", "speedup": "1.5", "baseline": "timm eager"}
+
+    monkeypatch.setattr("regard.cli.bench.measure_apart", measure)
+    arguments = ("bench", "models", "--csv", tmp_path / "a.csv", "--models", "nat_nano", "--runtime", "eager,fused")
+    for _ in range(2):
+        lines = call(*arguments).stdout.splitlines()
+        assert [line.split("\t")[2:5] for line in lines[1:]] == [["eager", "1", "2.0"], ["fused", "1", "2.0"]]
+    assert len(calls) == 2
+    assert len(list(csv.DictReader((tmp_path / "a.csv").read_text().splitlines()))) == 2
 
 
 def test_advice_ranks_all_mechanisms(tmp_path):
@@ -45,12 +85,22 @@ def test_advice_ranks_all_mechanisms(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("bench", "--grids", "8,x"), "expected a grid such as 56x28"),
-        (("bench", "--grids", "0"), "expected a grid such as 56x28"),
-        (("bench", "--dim", "7", "--heads", "2"), "divisible by heads"),
-        (("bench", "--mechanisms", "softmx"), "did you mean 'softmax'"),
-        (("bench", "--plot", "a.bmp"), "unknown format of a plot"),
-        (("bench", "--json", "missing/a.json"), "expected a file that can be written"),
+        (("bench", "mechanisms", "--grids", "8,x"), "expected a grid such as 56x28"),
+        (("bench", "mechanisms", "--grids", "0"), "expected a grid such as 56x28"),
+        (("bench", "mechanisms", "--dim", "7", "--heads", "2"), "divisible by heads"),
+        (("bench", "mechanisms", "--mechanisms", "softmx"), "did you mean 'softmax'"),
+        (("bench", "mechanisms", "--plot", "a.bmp"), "unknown format of a plot"),
+        (("bench", "mechanisms", "--json", "missing/a.json"), "expected a file that can be written"),
+        (("bench", "mechanisms", "--peers", "tim"), "unknown peer 'tim'; did you mean 'timm'"),
+        (("bench", "mechanisms", "--instruction-set", "pdp11"), "instruction_set must be one that runs"),
+        (("bench", "kernels", "--peers", "timm"), "unknown peer 'timm'"),
+        (("bench", "kernels", "--dtype", "float64"), "unknown dtype 'float64'"),
+        (("bench", "kernels", "--mechanisms", "softmx"), "did you mean 'softmax'"),
+        (("bench", "kernels", "--csv", "missing/a.csv"), "expected a file that can be written"),
+        (("bench", "models", "--csv", "missing/a.csv"), "expected a CSV file that can be written"),
+        (("bench", "models", "--csv", "a.csv", "--models", "nope"), "unknown model 'nope'"),
+        (("bench", "models", "--csv", "a.csv", "--runtime", "eagre"), "unknown runtime 'eagre'"),
+        (("bench", "models", "--csv", "a.csv", "--batch", "1,b"), "expected whole numbers separated by commas"),
         (("bench", "--compare", "no.json", "no.json"), "expected a JSON file that regard bench has written"),
         (("advise", "--grid", "8x8x8", "--dim", "8", "--heads", "2"), "expected a grid such as 56x28"),
     ],

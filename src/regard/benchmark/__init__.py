@@ -1,24 +1,39 @@
-"""Measuring the mechanisms on this machine: time, memory, operations, and how they grow."""
+"""Measuring mechanisms, kernels and models on this machine: time, memory, operations, and how they grow."""
 
-from regard.benchmark.ceilings import Machine
-from regard.benchmark.mechanisms import SUBJECTS, Measurement, Size, Subject, exponent, measure, select
+from regard.benchmark.growth import exponent
+from regard.benchmark.kernels import KERNEL_PEERS, Kernel, kernels_of, measure_kernels
+from regard.benchmark.machine import Machine, Steal
+from regard.benchmark.mechanisms import SUBJECTS, Measurement, Size, Subject, measure, select
 from regard.benchmark.memory import peak_memory
-from regard.benchmark.report import as_records, compare, plot, write_csv, write_json
+from regard.benchmark.peers import PEERS
+from regard.benchmark.race import Contender, Result, race
+from regard.benchmark.report import Record, as_records, compare, exponents, plot, write_csv, write_json
 from regard.timing import Times, time_in_turn
 
 __all__ = [
+    "KERNEL_PEERS",
+    "PEERS",
     "SUBJECTS",
+    "Contender",
+    "Kernel",
     "Machine",
     "Measurement",
+    "Record",
+    "Result",
     "Size",
+    "Steal",
     "Subject",
     "Times",
     "as_records",
     "compare",
     "exponent",
+    "exponents",
+    "kernels_of",
     "measure",
+    "measure_kernels",
     "peak_memory",
     "plot",
+    "race",
     "select",
     "time_in_turn",
     "write_csv",

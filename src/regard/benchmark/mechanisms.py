@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +22,19 @@ from regard.attention import (
     WindowAttention,
     set_backend,
 )
-from regard.benchmark.memory import peak_memory
+from regard.benchmark.peers import contenders
+from regard.benchmark.race import TOLERANCE, Contender, Result, race, relative_difference
 from regard.errors import OptionError, ShapeError
-from regard.timing import Times, time_in_turn
 
 WINDOW = 7
-TOLERANCE = 1e-3
-"""Of the gate: the largest difference between fused and reference, relative to the largest output."""
+
+
+class HasColumns(Protocol):
+    """A size that says what a table says about it."""
+
+    @property
+    def columns(self) -> dict[str, str | int]:
+        """Cells by the names of their columns."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,18 @@ class Size:
     def tokens(self) -> int:
         """Tokens of an image."""
         return math.prod(self.grid)
+
+    @property
+    def columns(self) -> dict[str, str | int]:
+        """What a table says about a size."""
+        rows, columns = self.grid
+        return {
+            "grid": f"{rows}x{columns}",
+            "tokens": self.tokens,
+            "dim": self.dim,
+            "heads": self.heads,
+            "batch": self.batch,
+        }
 
     def __str__(self) -> str:
         return f"({self.batch}, {self.grid[0]}x{self.grid[1]}, {self.dim}), {self.heads} heads"
@@ -111,70 +131,65 @@ SUBJECTS: tuple[Subject, ...] = (
 
 @dataclass(frozen=True)
 class Measurement:
-    """One module at one size.
+    """One implementation of a mechanism at one size.
 
     Attributes:
         mechanism: its name.
-        size: of the input.
-        forward: times without gradients.
-        training: times of forward and backward; None if not measured.
+        size: of the input; its `columns` say what it is in tables.
+        result: what the implementation needed.
         flops: of a forward pass, in matrix products.
         traffic: bytes that any implementation moves: input, output and parameters.
-        memory: bytes that a forward pass adds at its peak; None where the system does not tell.
-        memory_training: the same of forward and backward.
-        difference: of the fused output from the reference's, relative to the largest.
     """
 
     mechanism: str
-    size: Size
-    forward: Times
-    training: Times | None
+    size: HasColumns
+    result: Result
     flops: int
     traffic: int
-    memory: int | None
-    memory_training: int | None
-    difference: float
 
 
 def measure(
-    size: Size, names: Sequence[str] | None = None, *, seconds: float = 1.0, training: bool = True
+    size: Size,
+    names: Sequence[str] | None = None,
+    *,
+    peers: Sequence[str] = (),
+    seconds: float = 1.0,
+    training: bool = True,
+    report: Callable[[str], object] = lambda line: None,
 ) -> Iterator[Measurement]:
     """Measure the mechanisms at one size, one after another.
 
     Args:
         size: of the input.
         names: of mechanisms; None measures all.
-        seconds: roughly, per mechanism and pass.
+        peers: of `PEERS`, which are measured in turn with ours.
+        seconds: roughly, per implementation and pass.
         training: whether forward and backward are measured, too.
+        report: is told which peers are left out, and why.
 
     Raises:
-        OptionError: an unknown mechanism.
+        OptionError: an unknown mechanism or peer.
         ArithmeticError: a fused result differs from the reference.
 
     Example:
         >>> [one] = measure(Size((7, 7), 16, 2), ["window"], seconds=0.01)
-        >>> one.mechanism, one.flops
-        ('window', 254016)
+        >>> one.mechanism, one.flops, one.result.library
+        ('window', 254016, 'regard')
     """
     for subject in select(names):
         module = subject.build(size).eval()
         x = torch.randn(size.batch, *size.grid, size.dim)
-        difference = _gate(module, x, subject.name)
-        leaf = x.clone().requires_grad_()
+        _gate(module, x, subject.name)
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             module(x)
-        forward, both = _forward(module, x), _both(module, leaf)
-        yield Measurement(
-            subject.name,
-            size,
-            time_in_turn({"": forward}, seconds)[""],
-            time_in_turn({"": both}, seconds)[""] if training else None,
-            counter.get_total_flops(),
-            4 * (2 * x.numel() + sum(parameter.numel() for parameter in module.parameters())),
-            peak_memory(forward),
-            peak_memory(both) if training else None,
-            difference,
-        )
+        leaf = x.clone().requires_grad_()
+        ours = Contender("regard", partial(module, leaf), [leaf, *module.parameters()])
+        others, left_out = contenders(subject.name, module, x, peers)
+        for line in left_out:
+            report(line)
+        traffic = 4 * (2 * x.numel() + sum(parameter.numel() for parameter in module.parameters()))
+        for result in race([ours, *others], seconds, training=training):
+            yield Measurement(subject.name, size, result, counter.get_total_flops(), traffic)
 
 
 def select(names: Sequence[str] | None) -> list[Subject]:
@@ -186,58 +201,15 @@ def select(names: Sequence[str] | None) -> list[Subject]:
     return [subject for subject in SUBJECTS if names is None or subject.name in names]
 
 
-def exponent(measurements: Sequence[Measurement]) -> float:
-    """Fit the exponent of the growth of a mechanism's time with the tokens: the slope in double logarithms.
-
-    The small half of the sizes is left out where there are more than three, since calls cost time of their own.
-
-    Example: twice the tokens take four times as long.
-        >>> def at(tokens, seconds):
-        ...     return Measurement("x", Size((1, tokens), 1, 1), Times((seconds,)), None, 0, 0, None, None, 0.0)
-        >>> exponent([at(10, 1.0), at(20, 4.0), at(40, 16.0)])
-        2.0
-    """
-    ordered = sorted(measurements, key=lambda one: one.size.tokens)
-    used = ordered[len(ordered) // 2 - 1 :] if len(ordered) > 3 else ordered
-    if len(used) < 2:
-        raise OptionError(f"expected at least two sizes to fit an exponent, got {len(used)}")
-    xs = [math.log(one.size.tokens) for one in used]
-    ys = [math.log(one.forward.median) for one in used]
-    x_mean, y_mean = sum(xs) / len(xs), sum(ys) / len(ys)
-    covariance = sum((x - x_mean) * (y - y_mean) for x, y in zip(xs, ys, strict=True))
-    return round(covariance / sum((x - x_mean) ** 2 for x in xs), 6)
-
-
-def _gate(module: nn.Module, x: Tensor, name: str) -> float:
+def _gate(module: nn.Module, x: Tensor, name: str) -> None:
     """Compare the fused result with the reference before anything is timed."""
     with torch.no_grad():
         fused = module(x)
         set_backend(module, "reference")
-        expected = module(x)
+        difference = relative_difference(fused, module(x))
         set_backend(module, None)
-    difference = float((fused - expected).abs().max() / expected.abs().max())
     if not difference <= TOLERANCE:
         raise ArithmeticError(f"{name}: the fused result differs from the reference by {difference:.1e}")
-    return difference
-
-
-def _forward(module: nn.Module, x: Tensor) -> Callable[[], object]:
-    def forward() -> None:
-        with torch.no_grad():
-            module(x)
-
-    return forward
-
-
-def _both(module: nn.Module, x: Tensor) -> Callable[[], object]:
-    weight = torch.randn_like(x)
-
-    def both() -> None:
-        module.zero_grad(set_to_none=True)
-        x.grad = None
-        (module(x) * weight).sum().backward()
-
-    return both
 
 
 def _fitting(size: Size) -> tuple[int, int]:

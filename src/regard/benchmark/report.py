@@ -9,57 +9,91 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from regard.benchmark.ceilings import Machine
+from regard.benchmark.growth import exponent
+from regard.benchmark.machine import Machine
 from regard.benchmark.mechanisms import Measurement
 from regard.errors import DataError
 from regard.extras import require
+from regard.timing import Times
+
+Record = dict[str, Any]
 
 
-def as_records(measurements: Sequence[Measurement], machine: Machine) -> list[dict[str, Any]]:
-    """Return one flat record per measurement, with its shares of the machine's ceilings."""
-    records = []
-    for one in measurements:
-        low, high = one.forward.quartiles
-        records.append(
-            {
-                "mechanism": one.mechanism,
-                "grid": f"{one.size.grid[0]}x{one.size.grid[1]}",
-                "tokens": one.size.tokens,
-                "dim": one.size.dim,
-                "heads": one.size.heads,
-                "batch": one.size.batch,
-                "forward_ms": 1e3 * one.forward.median,
-                "forward_ms_low": 1e3 * low,
-                "forward_ms_high": 1e3 * high,
-                "training_ms": None if one.training is None else 1e3 * one.training.median,
-                "gflops": one.flops / 1e9,
-                "mbytes": one.traffic / 1e6,
-                "share_of_mm": one.flops / one.forward.median / machine.flops,
-                "share_of_copy": one.traffic / one.forward.median / machine.bytes,
-                "memory_mb": None if one.memory is None else one.memory / 1e6,
-                "memory_training_mb": None if one.memory_training is None else one.memory_training / 1e6,
-                "difference": one.difference,
-                "noisy": one.forward.is_noisy,
-            }
-        )
-    return records
+def as_records(measurements: Sequence[Measurement], machine: Machine) -> list[Record]:
+    """Return one flat record per measurement, with its shares of the machine's ceilings.
+
+    Columns of a pass that was not measured are None. `ratio` is the time as a multiple of regard's.
+    """
+    return [_record(one, machine) for one in measurements]
 
 
-def write_json(file: str | Path, records: Sequence[Mapping[str, Any]], machine: Machine) -> None:
-    """Write records with the machine's facts."""
-    Path(file).write_text(json.dumps({"machine": asdict(machine), "rows": list(records)}, indent=1))
+def _record(one: Measurement, machine: Machine) -> Record:
+    result = one.result
+    forward = result.forward
+    return {
+        "mechanism": one.mechanism,
+        "library": result.library,
+        **one.size.columns,
+        **_times("forward", forward),
+        "ratio": result.ratio,
+        **_times("training", result.training),
+        "ratio_training": result.ratio_training,
+        "gflops": one.flops / 1e9,
+        "mbytes": one.traffic / 1e6,
+        "share_of_mm": None if forward is None else one.flops / forward.median / machine.flops,
+        "share_of_copy": None if forward is None else one.traffic / forward.median / machine.bytes,
+        "memory_mb": None if result.memory is None else result.memory / 1e6,
+        "memory_training_mb": None if result.memory_training is None else result.memory_training / 1e6,
+        "difference": result.difference,
+        "noisy": any(times.is_noisy for times in (forward, result.training) if times is not None),
+        "problem": result.problem,
+    }
 
 
-def write_csv(file: str | Path, records: Sequence[Mapping[str, Any]], machine: Machine) -> None:
+def _times(name: str, times: Times | None) -> Record:
+    if times is None:
+        return {f"{name}_ms": None, f"{name}_ms_low": None, f"{name}_ms_high": None}
+    low, high = times.quartiles
+    return {f"{name}_ms": 1e3 * times.median, f"{name}_ms_low": 1e3 * low, f"{name}_ms_high": 1e3 * high}
+
+
+def exponents(records: Sequence[Record]) -> dict[str, float]:
+    """Fit the exponents of regard's mechanisms that were measured at several sizes.
+
+    Example:
+        >>> rows = [{"mechanism": "x", "library": "regard", "tokens": n, "forward_ms": n**2} for n in (10, 20, 40)]
+        >>> exponents(rows)
+        {'x': 2.0}
+    """
+    times: dict[str, dict[int, float]] = {}
+    for row in records:
+        if row["library"] == "regard":
+            times.setdefault(row["mechanism"], {})[row["tokens"]] = row["forward_ms"]
+    return {name: exponent(found) for name, found in times.items() if len(found) > 1}
+
+
+def write_json(
+    file: str | Path, records: Sequence[Record], machine: Machine, steal: float | None, growth: Mapping[str, float]
+) -> None:
+    """Write records with the machine's facts, the share of time that a hypervisor took, and the exponents."""
+    content = {"machine": {**asdict(machine), "steal": steal}, "exponents": dict(growth), "rows": list(records)}
+    Path(file).write_text(json.dumps(content, indent=1))
+
+
+def write_csv(file: str | Path, records: Sequence[Record], machine: Machine, steal: float | None) -> None:
     """Write records, each with the machine's facts in its last columns."""
-    rows = [{**record, **{f"machine_{key}": value for key, value in asdict(machine).items()}} for record in records]
+    last = {f"machine_{key}": value for key, value in {**asdict(machine), "steal": steal}.items()}
     with Path(file).open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, rows[0])
+        writer = csv.DictWriter(stream, {**records[0], **last})
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({**record, **last} for record in records)
 
 
-def compare(before: str | Path, after: str | Path) -> list[dict[str, Any]]:
+KEYS = ("mechanism", "library", "grid", "shape", "dim", "heads", "batch", "dtype", "device")
+"""Columns that say what a row is about; rows of mechanisms and of kernels have some of them each."""
+
+
+def compare(before: str | Path, after: str | Path) -> list[Record]:
     """Return, for every row that two JSON files share, both times and their ratio.
 
     Ratios of files from different moments also contain what other programs did then.
@@ -73,8 +107,9 @@ def compare(before: str | Path, after: str | Path) -> list[dict[str, Any]]:
         raise DataError(f"expected files with common rows, got none in {str(before)!r} and {str(after)!r}")
     return [
         {
-            "mechanism": key[0],
-            "grid": key[1],
+            "mechanism": new[key]["mechanism"],
+            "library": new[key]["library"],
+            "size": new[key].get("grid") or new[key].get("shape"),
             "before_ms": old[key]["forward_ms"],
             "after_ms": new[key]["forward_ms"],
             "ratio": new[key]["forward_ms"] / old[key]["forward_ms"],
@@ -84,39 +119,46 @@ def compare(before: str | Path, after: str | Path) -> list[dict[str, Any]]:
     ]
 
 
-def plot(
-    file: str | Path,
-    records: Sequence[Mapping[str, Any]],
-    machine: Machine,
-    exponents: Mapping[str, float],
-    ending: str | None = None,
-) -> None:
-    """Draw time and memory against the number of tokens, in double logarithms; as PNG, SVG or PDF by the ending."""
-    kind = Path(file).suffix if ending is None else ending
-    figure = require("matplotlib.figure", "look").Figure(figsize=(10, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for name in dict.fromkeys(record["mechanism"] for record in records):
-        rows = sorted((row for row in records if row["mechanism"] == name), key=lambda row: row["tokens"])
-        tokens = [row["tokens"] for row in rows]
-        label = f"{name.replace('_', ' ')}  N^{exponents[name]:.2f}" if name in exponents else name.replace("_", " ")
-        (line,) = left.plot(tokens, [row["forward_ms"] for row in rows], "o-", label=label)
-        lows, highs = ([row[key] for row in rows] for key in ("forward_ms_low", "forward_ms_high"))
-        left.fill_between(tokens, lows, highs, color=line.get_color(), alpha=0.2)
-        if all(row["memory_mb"] for row in rows):
-            right.plot(tokens, [row["memory_mb"] for row in rows], "o-", color=line.get_color())
-    for axes, label in ((left, "forward pass, ms"), (right, "memory added at the peak, MB")):
-        axes.set(xscale="log", yscale="log", xlabel="tokens", ylabel=label)
-        axes.grid(alpha=0.3)
-    left.legend(fontsize=8)
-    figure.suptitle(f"{records[0]['dim']} channels, {records[0]['heads']} heads; {machine}", fontsize=8)
-    figure.savefig(file, dpi=150, facecolor="white", format=kind.lower().removeprefix("."))
-
-
-def _rows(file: str | Path) -> dict[tuple[object, ...], dict[str, Any]]:
+def _rows(file: str | Path) -> dict[tuple[object, ...], Record]:
     try:
         rows = json.loads(Path(file).read_text())["rows"]
-        return {tuple(row[key] for key in ("mechanism", "grid", "dim", "heads", "batch")): row for row in rows}
+        return {tuple(row.get(key) for key in KEYS): row for row in rows if row["forward_ms"] is not None}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"expected a JSON file that regard bench has written, got {str(file)!r} ({error}); write one with --json"
         ) from error
+
+
+def plot(
+    file: str | Path,
+    records: Sequence[Record],
+    machine: Machine,
+    growth: Mapping[str, float],
+    ending: str | None = None,
+) -> None:
+    """Draw time and memory against the number of tokens, in double logarithms; as PNG, SVG or PDF by the ending."""
+    kind = Path(file).suffix if ending is None else ending
+    figure = require("matplotlib.figure", "look").Figure(figsize=(11, 5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for mechanism, library in dict.fromkeys((row["mechanism"], row["library"]) for row in records):
+        rows = [row for row in records if (row["mechanism"], row["library"]) == (mechanism, library)]
+        rows = sorted((row for row in rows if row["forward_ms"] is not None), key=lambda row: row["tokens"])
+        if not rows:
+            continue
+        tokens, label = [row["tokens"] for row in rows], mechanism.replace("_", " ")
+        if library != "regard":
+            label += f", {library}"
+        elif mechanism in growth:
+            label += f"  N^{growth[mechanism]:.2f}"
+        style = "o-" if library == "regard" else "x--"
+        (line,) = left.plot(tokens, [row["forward_ms"] for row in rows], style, label=label)
+        lows, highs = ([row[key] for row in rows] for key in ("forward_ms_low", "forward_ms_high"))
+        left.fill_between(tokens, lows, highs, color=line.get_color(), alpha=0.2)
+        if all(row["memory_mb"] for row in rows):
+            right.plot(tokens, [row["memory_mb"] for row in rows], style, color=line.get_color())
+    for axes, label in ((left, "forward pass, ms"), (right, "memory added at the peak, MB")):
+        axes.set(xscale="log", yscale="log", xlabel="tokens", ylabel=label)
+        axes.grid(alpha=0.3)
+    left.legend(fontsize=8)
+    figure.suptitle(f"{records[0]['dim']} channels, {records[0]['heads']} heads\n{machine}", fontsize=8)
+    figure.savefig(file, dpi=150, facecolor="white", format=kind.lower().removeprefix("."))

@@ -1,33 +1,66 @@
-"""`regard bench` and `regard advise`."""
+"""`regard bench mechanisms`, `kernels` and `models`, and `regard advise`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, NamedTuple, TypeVar
 
 import torch
 import typer
 
 from regard import benchmark
-from regard.benchmark import SUBJECTS, Machine, Measurement, Size
-from regard.cli.tables import Table, show
-from regard.errors import OptionError
+from regard.benchmark import KERNEL_PEERS, PEERS, Machine, Measurement, Size, Steal
+from regard.benchmark.models import LIBRARIES, cases, fill, measure_apart, outcome, usable
+from regard.benchmark.results import Results
+from regard.benchmark.runtimes import RUNTIMES
+from regard.cli.bench_tables import show_advice, show_comparison, show_kernels, show_mechanisms, show_models
+from regard.cli.progress import Progress
+from regard.errors import OptionError, UnsupportedError
+from regard.native import loader
 from regard.training.output import writing
 
 SWEEP = (16, 32, 64, 128)
 PLOTS = (".png", ".svg", ".pdf")
+DTYPES = ("float32", "bfloat16", "float16")
+NOISY_STEAL = 0.02
+"""A share of stolen time that the last line names."""
+
 Dim = Annotated[int, typer.Option(help="Channels.")]
 Heads = Annotated[int, typer.Option(help="Heads, of the mechanisms that have heads.")]
 Batch = Annotated[int, typer.Option(help="Images.")]
-Seconds = Annotated[float, typer.Option(help="Roughly, per mechanism, size and pass.")]
+Seconds = Annotated[float, typer.Option(min=0, help="Roughly, per implementation, size and pass.")]
 Names = Annotated[str | None, typer.Option(help="Mechanisms, separated by commas.", show_default="all")]
+Training = Annotated[bool, typer.Option(help="Measure forward and backward, too.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads.", show_default="PyTorch's")]
+InstructionSet = Annotated[
+    str | None, typer.Option(help="Library of CPU kernels: x86_64_v4, x86_64_v3 or portable.", show_default="the best")
+]
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the results as JSON.")]
 Csv = Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write the results as CSV.")]
 
+S = TypeVar("S")
 
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback(invoke_without_command=True)
 def bench(
+    compare: Annotated[
+        tuple[Path, Path] | None, typer.Option(metavar="BEFORE AFTER", help="Compare two JSON files; measure nothing.")
+    ] = None,
+) -> None:
+    """Measure mechanisms, kernels or whole models on this machine, or compare two measurements.
+
+    Example: regard bench mechanisms --grids 14,28,56 --dim 96 --heads 3
+    """
+    if compare is not None:
+        show_comparison(benchmark.compare(*compare))
+
+
+@app.command()
+def mechanisms(
     grids: Annotated[
         str, typer.Option(help="Grids, separated by commas: sides of squares, or as in 56x28.")
     ] = ",".join(map(str, SWEEP)),
@@ -35,49 +68,122 @@ def bench(
     heads: Heads = 2,
     batch: Batch = 1,
     mechanisms: Names = None,
-    training: Annotated[bool, typer.Option(help="Measure forward and backward, too.")] = False,
+    peers: Annotated[
+        str, typer.Option(help=f"Measure these, too, separated by commas: all, or of {', '.join(PEERS)}.")
+    ] = "",
+    training: Training = False,
     seconds: Seconds = 1.0,
-    threads: Annotated[int | None, typer.Option(help="Threads.", show_default="PyTorch's")] = None,
+    threads: Threads = None,
+    instruction_set: InstructionSet = None,
     json_file: Json = None,
     csv_file: Csv = None,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw time and memory against tokens: .png, .svg or .pdf.")
     ] = None,
-    compare: Annotated[
-        tuple[Path, Path] | None, typer.Option(metavar="BEFORE AFTER", help="Compare two JSON files; measure nothing.")
-    ] = None,
 ) -> None:
-    """Measure all mechanisms at several sizes: time, memory, operations, and how they grow.
+    """Measure all mechanisms as modules at several sizes: time, memory, operations, and how they grow.
 
-    Example: regard bench --grids 14,28,56 --dim 96 --heads 3 --plot growth.png
+    Example: regard bench mechanisms --grids 14,28,56 --dim 96 --heads 3 --peers timm --plot growth.png
     """
-    if compare is not None:
-        _show_comparison(benchmark.compare(*compare))
-        return
     if plot is not None and plot.suffix.lower() not in PLOTS:
         raise OptionError.unknown("format of a plot", plot.suffix, PLOTS)
     sizes = [Size(_grid(text), dim, heads, batch) for text in grids.split(",")]
-    names = None if mechanisms is None else mechanisms.split(",")
-    benchmark.select(names)
-    if threads is not None:
-        torch.set_num_threads(threads)
-    with ExitStack() as stack:
-        files = {
-            kind: None if file is None else stack.enter_context(writing(file))
-            for kind, file in (("json", json_file), ("csv", csv_file), ("plot", plot))
-        }
-        machine = Machine.measure()
-        typer.echo(str(machine), err=True)
-        found = _measure(sizes, names, seconds, training)
-        exponents = _exponents(found)
-        records = benchmark.as_records(found, machine)
-        if files["json"] is not None:
-            benchmark.write_json(files["json"], records, machine)
-        if files["csv"] is not None:
-            benchmark.write_csv(files["csv"], records, machine)
-        if files["plot"] is not None and plot is not None:
-            benchmark.plot(files["plot"], records, machine, exponents, plot.suffix)
-    _show_records(records, exponents)
+    names, others = _names(mechanisms), _peers(peers, PEERS)
+    progress = Progress(len(sizes) * len(benchmark.select(names)))
+    _select(threads, instruction_set)
+    with _outputs(json_file, csv_file, plot) as files:
+        found = _measured(
+            lambda size: benchmark.measure(size, names, peers=others, seconds=seconds, training=training, report=_say),
+            sizes,
+            progress,
+        )
+        records = benchmark.as_records(found, files.machine)
+        growth = benchmark.exponents(records)
+        files.write(records, growth)
+        if files.plot is not None and plot is not None:
+            benchmark.plot(files.plot, records, files.machine, growth, plot.suffix)
+    show_mechanisms(records, growth)
+
+
+@app.command()
+def kernels(
+    mechanisms: Names = None,
+    peers: Annotated[
+        str, typer.Option(help=f"Measure these, too, separated by commas: all, or of {', '.join(KERNEL_PEERS)}.")
+    ] = "",
+    device: Annotated[str, typer.Option(help="cpu, or a GPU: cuda.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help=f"{', '.join(DTYPES)}.")] = "float32",
+    training: Training = True,
+    seconds: Seconds = 1.0,
+    threads: Threads = None,
+    instruction_set: InstructionSet = None,
+    json_file: Json = None,
+    csv_file: Csv = None,
+) -> None:
+    """Measure the fused operators alone, at sizes of the backbones and of published tables.
+
+    Example: regard bench kernels --mechanisms neighborhood --peers flex,reference
+    """
+    if dtype not in DTYPES:
+        raise OptionError.unknown("dtype", dtype, DTYPES)
+    if device != "cpu" and not torch.cuda.is_available():
+        raise UnsupportedError(f"device {device!r} needs a GPU that PyTorch can use, and there is none; use cpu")
+    names, others = _names(mechanisms), _peers(peers, KERNEL_PEERS)
+    chosen = {subject.name for subject in benchmark.select(names)}
+    calls = [kernel for kernel in benchmark.kernels_of(device) if kernel.mechanism in chosen]
+    _select(threads, instruction_set)
+    with _outputs(json_file, csv_file, device=device) as files:
+        found = _measured(
+            lambda kernel: benchmark.measure_kernels(
+                [kernel],
+                peers=others,
+                device=device,
+                dtype=getattr(torch, dtype),
+                seconds=seconds,
+                training=training,
+                report=_say,
+            ),
+            calls,
+            Progress(len(calls)),
+        )
+        records = benchmark.as_records(found, files.machine)
+        files.write(records, {})
+    show_kernels(records)
+
+
+@app.command()
+def models(
+    csv_file: Annotated[
+        Path, typer.Option("--csv", metavar="FILE", help="Rows are appended; the same command continues a stopped run.")
+    ],
+    models: Annotated[str, typer.Option(help="Patterns of names, separated by commas.")] = "*",
+    libraries: Annotated[str, typer.Option(help="Of timm and regard.")] = ",".join(LIBRARIES),
+    runtime: Annotated[
+        str, typer.Option(help=f"Separated by commas, of {', '.join(RUNTIMES)}.", show_default="all")
+    ] = ",".join(RUNTIMES),
+    batch: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1",
+    seconds: Annotated[float, typer.Option(min=0, help="For the calls of a row.")] = 5.0,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds after which a row is given up.")] = 900.0,
+    threads: Threads = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Measure rows again that have an error.")] = False,
+) -> None:
+    """Measure whole models of regard and timm in all runtimes, into a table with the columns of timm's results.
+
+    Example: regard bench models --models 'swiftformer*' --runtime eager,frozen --batch 1,8 --csv results.csv
+    """
+    chosen = runtime.split(",")
+    wanted = cases(models.split(","), libraries.split(","), chosen, [_whole(text) for text in batch.split(",")])
+    kept = set(usable(chosen, _say))
+    wanted = [case for case in wanted if case["runtime"] in kept]
+    _select(threads, None)
+    results = Results(csv_file)
+    progress = None
+    for row, left in fill(
+        results, wanted, lambda case: measure_apart(case, seconds=seconds, timeout=timeout), retry=retry
+    ):
+        progress = Progress(left + 1) if progress is None else progress
+        progress.step(f"{row['model']} {row['library']} {row['runtime']} x {row['infer_batch_size']}: {outcome(row)}")
+    show_models(results, wanted)
 
 
 def advise(
@@ -93,104 +199,93 @@ def advise(
     Example: regard advise --grid 56x56 --dim 96 --heads 3
     """
     size = Size(_grid(grid), dim, heads, batch)
-    with ExitStack() as stack:
-        file = None if json_file is None else stack.enter_context(writing(json_file))
-        machine = Machine.measure()
-        typer.echo(str(machine), err=True)
-        found = _measure([size], None, seconds, training=True)
-        if file is not None:
-            benchmark.write_json(file, benchmark.as_records(found, machine), machine)
-    ranked = sorted(found, key=lambda one: one.training.median if one.training else one.forward.median)
-    subjects = {subject.name: subject for subject in SUBJECTS}
-    table = Table(
-        "mechanism",
-        "forward",
-        "forward + backward",
-        "memory, training",
-        "grows with",
-        "a token sees",
-        right=("forward", "forward + backward", "memory, training"),
-        whole=("mechanism",),
-    )
-    for one in ranked:
-        subject = subjects[one.mechanism]
-        training = "" if one.training is None else _milliseconds(one.training)
-        table.add(
-            one.mechanism,
-            _milliseconds(one.forward),
-            training,
-            _megabytes(one.memory_training),
-            subject.grows,
-            subject.sees,
+    with _outputs(json_file) as files:
+        found = _measured(
+            lambda one: benchmark.measure(one, seconds=seconds), [size], Progress(len(benchmark.SUBJECTS))
         )
-    show(table)
+        records = benchmark.as_records(found, files.machine)
+        files.write(records, {})
+    show_advice(records)
 
 
-def _measure(sizes: Sequence[Size], names: Sequence[str] | None, seconds: float, training: bool) -> list[Measurement]:
-    """Measure, and say on standard error how far it is."""
+class _Outputs(NamedTuple):
+    """The machine, and the files that a measurement writes."""
+
+    machine: Machine
+    steal: Steal
+    json: Path | None
+    csv: Path | None
+    plot: Path | None
+
+    def write(self, records: Sequence[benchmark.Record], growth: dict[str, float]) -> None:
+        """Write the files, and say how much of the processors a hypervisor took."""
+        share = self.steal.share()
+        if share is not None and share > NOISY_STEAL:
+            _say(f"the hypervisor took {share:.0%} of the processors' time: measure again later")
+        if self.json is not None:
+            benchmark.write_json(self.json, records, self.machine, share, growth)
+        if self.csv is not None:
+            benchmark.write_csv(self.csv, records, self.machine, share)
+
+
+@contextmanager
+def _outputs(
+    json_file: Path | None, csv_file: Path | None = None, plot: Path | None = None, device: str = "cpu"
+) -> Iterator[_Outputs]:
+    """Check the files before the long work, measure the machine, and print its facts."""
+    with ExitStack() as stack:
+        files = [None if file is None else stack.enter_context(writing(file)) for file in (json_file, csv_file, plot)]
+        steal, machine = Steal(), Machine.measure(device=device)
+        _say(str(machine))
+        yield _Outputs(machine, steal, *files)
+
+
+def _measured(
+    measure: Callable[[S], Iterator[Measurement]], sizes: Sequence[S], progress: Progress
+) -> list[Measurement]:
+    """Measure all sizes, and say how far it is whenever regard's part of a size is done."""
     found = []
-    count = len(sizes) * len(benchmark.select(names))
     for size in sizes:
-        for one in benchmark.measure(size, names, seconds=seconds, training=training):
+        for one in measure(size):
             found.append(one)
-            typer.echo(f"{len(found)}/{count}  {one.mechanism} {size}", err=True)
+            if one.result.library == "regard":
+                progress.step(f"{one.mechanism} {size}")
+            if one.result.problem:
+                _say(f"{one.result.library} of {one.mechanism}: {one.result.problem}")
     return found
 
 
-def _exponents(found: Sequence[Measurement]) -> dict[str, float]:
-    """Fit the exponents of the mechanisms that were measured at several sizes."""
-    by_name: dict[str, list[Measurement]] = {}
-    for one in found:
-        by_name.setdefault(one.mechanism, []).append(one)
-    return {
-        name: benchmark.exponent(some) for name, some in by_name.items() if len({one.size.tokens for one in some}) > 1
-    }
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
 
 
-def _show_records(records: Sequence[Mapping[str, Any]], exponents: Mapping[str, float]) -> None:
-    numbers = ("forward", "quartiles", "training", "of torch.mm", "of copy", "memory", "exponent")
-    table = Table("mechanism", "grid", *numbers, right=numbers, whole=("mechanism", "grid"))
-    for row in records:
-        mark = " noisy" if row["noisy"] else ""
-        table.add(
-            row["mechanism"],
-            row["grid"],
-            _digits(row["forward_ms"], row["noisy"]) + " ms" + mark,
-            f"{_digits(row['forward_ms_low'], True)}-{_digits(row['forward_ms_high'], True)}",
-            "" if row["training_ms"] is None else f"{_digits(row['training_ms'], row['noisy'])} ms",
-            f"{row['share_of_mm']:.0%}",
-            f"{row['share_of_copy']:.0%}",
-            "" if row["memory_mb"] is None else f"{row['memory_mb']:.1f} MB",
-            f"{exponents[row['mechanism']]:.2f}" if row["mechanism"] in exponents else "",
-        )
-    show(table)
+def _select(threads: int | None, instruction_set: str | None) -> None:
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if instruction_set is not None:
+        native = loader.load(instruction_set)
+        if native.library is None:
+            raise UnsupportedError(native.problem)
+        loader.NATIVE = native
 
 
-def _show_comparison(rows: Sequence[Mapping[str, Any]]) -> None:
-    table = Table("mechanism", "grid", "before", "after", "ratio", right=("before", "after", "ratio"))
-    for row in rows:
-        mark = " noisy" if row["noisy"] else ""
-        table.add(
-            row["mechanism"],
-            row["grid"],
-            f"{row['before_ms']:.3g} ms",
-            f"{row['after_ms']:.3g} ms",
-            f"{row['ratio']:.2f}{mark}",
-        )
-    show(table)
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else text.split(",")
 
 
-def _digits(value: float, is_noisy: bool) -> str:
-    """Format a number, with two digits where a third would say nothing."""
-    return f"{value:.2g}" if is_noisy and value < 100 else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+def _peers(text: str, known: Collection[str]) -> list[str]:
+    """Return the peers that a text names, before anything is measured."""
+    names = list(known) if text == "all" else text.split(",") if text else []
+    for name in names:
+        if name not in known:
+            raise OptionError.unknown("peer", name, known)
+    return names
 
 
-def _milliseconds(times: benchmark.Times) -> str:
-    return f"{_digits(1e3 * times.median, times.is_noisy)} ms" + (" noisy" if times.is_noisy else "")
-
-
-def _megabytes(memory: int | None) -> str:
-    return "" if memory is None else f"{memory / 1e6:.1f} MB"
+def _whole(text: str) -> int:
+    if not text.strip().isdecimal():
+        raise OptionError(f"expected whole numbers separated by commas, got {text!r}")
+    return int(text)
 
 
 def _grid(text: str) -> tuple[int, int]:

@@ -1,6 +1,5 @@
-"""The benchmark table: filters, whole rows, runs that continue, and rows whose measurement fails."""
+"""The models' table: filters, whole rows, runs that continue, and rows whose measurement fails."""
 
-import argparse
 import csv
 import json
 import sys
@@ -10,24 +9,20 @@ import pytest
 import torch
 from torch import nn
 
-import common
-import machine
-import results
-import row
-import runtimes
-import table
 from budget import assert_within_budget
 from models.networks import assert_same, images, small, truth_of
+from regard import DataError, OptionError
+from regard.benchmark import machine, models, results, row, runtimes
 from regard.models import MODELS, create_model
 
 FACTS = dict.fromkeys(results.MACHINE, "a")
 FACTS["processor"] = 'Processor, "quoted"'
-CASES = table.cases(["nat_nano", "swiftformer_xs"], table.LIBRARIES, ["eager", "fused"], [1, 8])
+CASES = models.cases(["nat_nano", "swiftformer_xs"], models.LIBRARIES, ["eager", "fused"], [1, 8])
 
 
 @pytest.fixture
 def facts(monkeypatch):
-    monkeypatch.setattr(machine, "facts", lambda: FACTS)
+    monkeypatch.setattr(results, "facts", lambda: FACTS)
 
 
 def measured(case):
@@ -43,8 +38,8 @@ def lines(path):
         return list(csv.DictReader(file))
 
 
-def parsed(*arguments):
-    return table.parse(argparse.ArgumentParser()).parse_args(["results.csv", *arguments])
+def fill(path, cases, measure, **options):
+    return list(models.fill(results.Results(path), cases, measure, **options))
 
 
 def test_columns_begin_as_timm_writes_them(tmp_path):
@@ -59,8 +54,7 @@ def test_columns_begin_as_timm_writes_them(tmp_path):
 
 
 def test_filters():
-    options = parsed("--models", "swiftformer*", "nat_?ano", "--runtimes", "eager,fused", "--batch", "1,8")
-    chosen = table.cases(options.models, options.libraries, options.runtimes, options.batch)
+    chosen = models.cases(["swiftformer*", "nat_?ano"], models.LIBRARIES, ["eager", "fused"], [1, 8])
     names = {case["model"] for case in chosen}
     assert names == {name for name in MODELS if name.startswith("swiftformer") or name == "nat_nano"}
     assert {case["runtime"] for case in chosen} == {"eager", "fused"}
@@ -70,31 +64,25 @@ def test_filters():
     assert len(chosen) == len({tuple(case.values()) for case in chosen})
 
 
-def test_everything_is_the_default():
-    options = parsed()
-    chosen = table.cases(options.models, options.libraries, options.runtimes, options.batch)
-    assert {case["model"] for case in chosen} == set(MODELS)
-    assert {case["runtime"] for case in chosen} == set(runtimes.RUNTIMES)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((["*"], ["timm"], ["eagre"], [1]), "unknown runtime 'eagre'; did you mean 'eager'"),
+        ((["*"], ["keras"], ["eager"], [1]), "unknown library 'keras'"),
+        ((["swiftformr_xs"], ["timm"], ["eager"], [1]), "unknown model 'swiftformr_xs'; did you mean 'swiftformer_xs'"),
+        ((["*"], ["timm"], ["eager"], [0]), "at least 1"),
+    ],
+)
+def test_unknown_words(arguments, message):
+    with pytest.raises(OptionError, match=message):
+        models.cases(*arguments)
 
 
-@pytest.mark.parametrize("arguments", [("--runtimes", "eager,slow"), ("--libraries", "keras")])
-def test_unknown_words(arguments, capsys):
-    with pytest.raises(SystemExit):
-        parsed(*arguments)
-    assert "unknown " in capsys.readouterr().err
-
-
-def test_missing_packages_leave_out_their_runtime(monkeypatch, capsys):
+def test_missing_packages_leave_out_their_runtime(monkeypatch):
     monkeypatch.setattr(runtimes, "find_spec", lambda package: None)
-    assert table.usable(["eager", "onnxruntime", "openvino"]) == ["eager"]
-    printed = capsys.readouterr().out
-    assert "without openvino: onnx and onnxscript and openvino missing: pip install 'regard[bench]'" in printed
-
-
-def test_missing_functions_leave_out_their_runtime(monkeypatch, capsys):
-    monkeypatch.delattr(runtimes.regard, "freeze", raising=False)
-    assert table.usable(["frozen", "fused"]) == ["fused"]
-    assert "without frozen: this version of regard has no freeze()" in capsys.readouterr().out
+    lines = []
+    assert models.usable(["eager", "onnxruntime", "openvino"], lines.append) == ["eager"]
+    assert "without openvino: onnx and onnxscript and openvino missing: pip install 'regard[bench]'" in lines
 
 
 def test_a_stopped_run_continues(facts, tmp_path):
@@ -108,42 +96,42 @@ def test_a_stopped_run_continues(facts, tmp_path):
         return measured(case)
 
     with pytest.raises(KeyboardInterrupt):
-        table.fill(results.Results(path), CASES, measure)
+        fill(path, CASES, measure)
     assert [row["runtime"] for row in lines(path)] == [case["runtime"] for case in CASES[:2]]
     whole = path.read_bytes()
     path.write_bytes(whole + b'swiftformer_xs,1.0,"unfin')
-    table.fill(results.Results(path), CASES, measure)
+    fill(path, CASES, measure)
     assert calls == [*CASES[:3], *CASES[2:]]
     assert path.read_bytes().startswith(whole)
     found = lines(path)
     assert [{column: each[column] for column in results.CASE} for each in found] == CASES
     assert all(set(each) == set(results.COLUMNS) and each["processor"] == FACTS["processor"] for each in found)
-    table.fill(results.Results(path), CASES, pytest.fail)
+    fill(path, CASES, pytest.fail)
 
 
 @pytest.mark.parametrize("column", ["processor", "instruction_set", "threads", "torch"])
 def test_rows_of_another_machine_do_not_count(column, facts, tmp_path, monkeypatch):
     path = tmp_path / "a.csv"
-    table.fill(results.Results(path), CASES[:2], measured)
+    fill(path, CASES[:2], measured)
     monkeypatch.setitem(FACTS, column, "another")
-    table.fill(results.Results(path), CASES[:2], measured)
+    fill(path, CASES[:2], measured)
     assert [each[column] == "another" for each in lines(path)] == [False, False, True, True]
 
 
-def test_failed_rows_are_kept_and_measured_again_on_request(facts, tmp_path, capsys):
+def test_failed_rows_are_kept_and_measured_again_on_request(facts, tmp_path):
     path = tmp_path / "a.csv"
-    table.fill(results.Results(path), CASES[:1], failed)
-    table.fill(results.Results(path), CASES[:1], pytest.fail)
-    assert "error: of several" in capsys.readouterr().out
-    table.fill(results.Results(path), CASES[:1], measured, retry=True)
-    table.fill(results.Results(path), CASES[:1], pytest.fail, retry=True)  # the last row counts
+    [(found, left)] = fill(path, CASES[:1], failed)
+    assert models.outcome(found).startswith("error: of several") and left == 0
+    fill(path, CASES[:1], pytest.fail)
+    fill(path, CASES[:1], measured, retry=True)
+    fill(path, CASES[:1], pytest.fail, retry=True)  # the last row counts
     assert [each["error"] for each in lines(path)] == ["of several lines, with a comma", ""]
 
 
 def test_other_files_are_not_touched(tmp_path):
     path = tmp_path / "notes.csv"
     path.write_text("model,top1\nnat_nano,99")
-    with pytest.raises(results.OtherColumnsError, match="name another file"):
+    with pytest.raises(DataError, match="name another file"):
         results.Results(path)
     assert path.read_text() == "model,top1\nnat_nano,99"
 
@@ -158,18 +146,18 @@ def test_other_files_are_not_touched(tmp_path):
     ],
 )
 def test_a_crash_is_a_row(program, error, tmp_path, monkeypatch):
-    monkeypatch.setattr(table, "ROW", tmp_path / "row.py")
-    table.ROW.write_text(program)
-    options = argparse.Namespace(instruction_set=None, threads=1, seconds=1, timeout=1 if "sleep" in program else 30)
-    found = table.measured(CASES[0], options)
+    (tmp_path / "failing.py").write_text(program)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(models, "MODULE", "failing")
+    found = models.measure_apart(CASES[0], seconds=1, timeout=1 if "sleep" in program else 30)
     assert found["error"] == error and found["model"] == CASES[0]["model"] and found["processor"]
 
 
 def test_a_row(tmp_path, monkeypatch):
-    """The program that `table.py` starts, on a small model."""
-    (case,) = table.cases(["nat_nano"], ["regard"], ["fused"], [2])
-    task = {"case": case, "instruction_set": None, "threads": None, "seconds": 0}
-    monkeypatch.setattr(common, "SIDE", 64)
+    """The program that measures a row, on a small model."""
+    (case,) = models.cases(["nat_nano"], ["regard"], ["fused"], [2])
+    task = {"case": case, "threads": torch.get_num_threads(), "seconds": 0}
+    monkeypatch.setattr(machine, "SIDE", 64)
     monkeypatch.setattr(sys, "argv", ["row.py", json.dumps(task), str(tmp_path / "row.json")])
     row.main()
     found = json.loads((tmp_path / "row.json").read_text())
@@ -182,25 +170,13 @@ def test_a_row(tmp_path, monkeypatch):
     assert found["param_count"] == f"{parameters / 1e6:.3f}" and found["threads"] == str(torch.get_num_threads())
 
 
-def test_size():
+def test_count():
     model = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 64, 7))
-    assert row.size(model, 8) == {
+    assert row.count(model, 8) == {
         "infer_gmacs": f"{(5 * 64 * 27 + 5 * 64 * 7) / 1e9:.3f}",
         "infer_macts": f"{(5 * 64 + 7) / 1e6:.3f}",
         "param_count": f"{(5 * 28 + 7 * 321) / 1e6:.3f}",
     }
-
-
-def test_difference():
-    expected = torch.tensor([1.0, -4.0])
-    assert row.difference(torch.tensor([1.0, -3.0], dtype=torch.bfloat16), expected) == 0.25
-    with pytest.raises(ArithmeticError, match="not finite"):
-        row.difference(torch.tensor([1.0, torch.nan]), expected)
-
-
-def test_rounds():
-    assert row.rounds_for(0, lambda: None) == row.MIN_ROUNDS
-    assert row.rounds_for(1e9, lambda: None) == row.MAX_ROUNDS
 
 
 @pytest.mark.one_parameter
@@ -216,7 +192,7 @@ def test_runtimes_compute_the_model(name):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("library", table.LIBRARIES)
+@pytest.mark.parametrize("library", models.LIBRARIES)
 def test_models_of_both_libraries_have_equal_weights(library):
     model, baseline, source = row.build("swiftformer_xs", library)
     assert source == "timm" and type(baseline).__module__.startswith("timm.")

@@ -1,0 +1,126 @@
+"""Whole models of regard and timm in all runtimes, each row in a process of its own.
+
+A row that crashes or takes too long has the reason in its `error` column; the others go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import torch
+
+from regard.benchmark.machine import facts
+from regard.benchmark.results import CASE, Results, Row
+from regard.benchmark.runtimes import RUNTIMES
+from regard.errors import OptionError
+from regard.extras import require
+from regard.models import MODELS
+
+LIBRARIES = ("timm", "regard")
+MODULE = "regard.benchmark.row"
+
+
+def cases(
+    patterns: Sequence[str], libraries: Sequence[str], runtimes: Sequence[str], batches: Sequence[int]
+) -> list[Row]:
+    """Return the cases that the filters select, the rows of one model next to each other.
+
+    Raises:
+        OptionError: an unknown library or runtime, a pattern that selects no model, or a batch size below 1.
+    """
+    for kind, words, known in (("library", libraries, LIBRARIES), ("runtime", runtimes, tuple(RUNTIMES))):
+        for word in words:
+            if word not in known:
+                raise OptionError.unknown(kind, word, known)
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in MODELS):
+            raise OptionError.unknown("model", pattern, MODELS)
+    if min(batches) < 1:
+        raise OptionError(f"batch sizes must be at least 1, got {min(batches)}")
+    is_timms = require("timm", "train").is_model
+    return [
+        dict(zip(CASE, (name, library, runtime, str(batch), str(variant.image_size)), strict=True))
+        for name, variant in MODELS.items()
+        if any(fnmatchcase(name, pattern) for pattern in patterns)
+        for batch in batches
+        for library in libraries
+        if library == "regard" or is_timms(name)
+        for runtime in runtimes
+    ]
+
+
+def usable(runtimes: Sequence[str], report: Callable[[str], object]) -> list[str]:
+    """Return the runtimes that this installation has, and report why the others are left out."""
+    problems = {name: RUNTIMES[name].problem() for name in runtimes if name in RUNTIMES}
+    for name, problem in problems.items():
+        if problem:
+            report(f"without {name}: {problem}")
+    return [name for name in runtimes if not problems.get(name)]
+
+
+def fill(
+    results: Results, wanted: Sequence[Row], measure: Callable[[Row], Row], *, retry: bool = False
+) -> Iterator[tuple[Row, int]]:
+    """Measure the cases that have no row on this machine yet, append their rows, and yield each with what is left.
+
+    Args:
+        results: the file.
+        wanted: the cases.
+        measure: returns the row of a case.
+        retry: whether rows that have an error are measured again.
+    """
+    found = [results.find(case) for case in wanted]
+    missing = [case for case, row in zip(wanted, found, strict=True) if row is None or (retry and row["error"])]
+    for place, case in enumerate(missing, 1):
+        row = measure(case)
+        results.append(row)
+        yield row, len(missing) - place
+
+
+def measure_apart(case: Row, *, seconds: float, timeout: float) -> Row:
+    """Measure a case in a new process; return its row, which has an error if the process fails or takes too long."""
+    task = {"case": case, "threads": torch.get_num_threads(), "seconds": seconds}
+    with tempfile.TemporaryDirectory() as folder:
+        output, log = Path(folder) / "row.json", Path(folder) / "log.txt"
+        code = _run_alone([sys.executable, "-m", MODULE, json.dumps(task), str(output)], log, timeout)
+        if code == 0:
+            return json.loads(output.read_text())
+        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    if code is None:
+        error = f"stopped after {timeout:g} s"
+    elif code < 0:
+        error = f"ended by {signal.Signals(-code).name}"
+    else:
+        error = lines[-1] if lines else f"exit code {code}"
+    own = {column: str(value) for column, value in facts().items()}
+    return {**case, **own, "dtype": RUNTIMES[case["runtime"]].dtype, "error": error}
+
+
+def outcome(row: Mapping[str, str]) -> str:
+    """Return what a printed line says about a row."""
+    if row.get("error"):
+        return f"error: {row['error']}"
+    return f"{row['infer_step_time']} ms, {row['speedup']} times {row['baseline']}"
+
+
+def _run_alone(command: Sequence[str], log: Path, timeout: float) -> int | None:
+    """Run a command in a process group, of which nothing is left at the end; return its exit code, None if too late."""
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
+    try:
+        return process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
