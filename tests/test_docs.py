@@ -7,7 +7,6 @@ import re
 import shlex
 import subprocess
 import sys
-import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import huggingface_hub
@@ -32,7 +31,7 @@ COMMANDS = typer.main.get_command(app).commands
 SLOW = tuple(f"docs/guides/{name}.md" for name in ("train", "freeze", "finetune", "distill"))  # train, or compile
 SHOWN = 100  # columns of a code block that fit beside the navigation at 1280 pixels
 
-sys.path.insert(0, str(ROOT / "docs"))
+sys.path.append(str(ROOT / "docs"))
 import hooks  # noqa: E402  # scripts of the docs, no package
 import tables  # noqa: E402
 
@@ -215,13 +214,58 @@ def test_mechanisms_have_a_page(mechanism):
     assert mechanism.paper in text
 
 
-def test_pictures_are_drawn(tmp_path):
-    subprocess.run([sys.executable, ROOT / "docs" / "pictures.py", tmp_path], check=True)
-    for theme in ("light", "dark"):
-        name = f"mechanisms-{theme}.svg"
-        drawn, kept = (ET.parse(folder / name).getroot() for folder in (tmp_path, ROOT / "docs" / "assets"))
-        titles = "".join(kept.itertext()).split()
-        assert titles == "".join(drawn.itertext()).split() and "neighborhood" in titles
+ASSETS = ROOT / "docs" / "assets"
+
+
+def drawn(folder, *options):
+    """Draw pictures into a folder; return them, and the kept ones, as arrays by their relative paths."""
+    subprocess.run([sys.executable, ROOT / "docs" / "pictures.py", folder, *options], check=True)
+    for path in sorted(folder.rglob("*.png")):
+        name = path.relative_to(folder)
+        yield name.as_posix(), *(np.asarray(Image.open(file).convert("RGBA"), float) for file in (path, ASSETS / name))
+
+
+def check_drawn(pictures):
+    """Compare pictures up to what fonts and rounding may change."""
+    for name, new, kept in pictures:
+        assert new.shape == kept.shape, name
+        assert np.abs(new - kept).mean() < 2, f"{name} differs from the picture that is kept; run make pictures"
+
+
+def test_a_picture_is_drawn(tmp_path):
+    pictures = list(drawn(tmp_path, "--only", "bias"))
+    assert [name for name, *_ in pictures] == ["gallery/bias.png"]
+    check_drawn(pictures)
+
+
+@pytest.mark.exhaustive
+def test_all_pictures_are_drawn(tmp_path):
+    pictures = list(drawn(tmp_path))
+    kept = [*ASSETS.glob("mechanisms-*.png"), *ASSETS.glob("gallery/*.png")]
+    assert {name for name, *_ in pictures} == {path.relative_to(ASSETS).as_posix() for path in kept}
+    check_drawn(pictures)
+
+
+@pytest.mark.exhaustive
+def test_pictures_show_trained_weights(tmp_path):
+    for name in ("swin_tiny_patch4_window7_224", "swiftformer_xs", "mobilevitv2_050"):
+        save_weights(create_model(name), tmp_path / f"{name}.safetensors")
+    for mechanism, name in (
+        ("window", "swin_tiny_patch4_window7_224"),
+        ("efficient-additive", "swiftformer_xs"),
+        ("separable", "mobilevitv2_050"),
+    ):
+        checkpoint = f"{name}={tmp_path / name}.safetensors"
+        ((_, new, kept),) = drawn(tmp_path / mechanism, "--only", mechanism, "--checkpoint", checkpoint)
+        assert new.shape == kept.shape and np.abs(new - kept).mean() > 2
+
+
+def test_gallery_shows_all_its_pictures():
+    text = (ROOT / "docs" / "guides" / "gallery.md").read_text()
+    shown = re.findall(r"!\[[^\]]{20,}\]\(\.\./assets/gallery/([\w-]+\.png)\)", text)
+    files = list(ASSETS.glob("gallery/*"))
+    assert sorted(shown) == sorted(path.name for path in files)
+    assert sum(path.stat().st_size for path in files) < 2e6
 
 
 @pytest.mark.parametrize(
