@@ -11,7 +11,7 @@ NATIVE := CMakeLists.txt $(KERNELS)
 help:
 	@echo "make demo    train, evaluate and try two small networks on handwritten digits"
 	@echo "make test    run a broad selection of the tests, in minutes: every file, mechanism and family"
-	@echo "make test-rest run the tests that 'make test' leaves out: more samples, dtypes and models"
+	@echo "make test-rest run the tests that 'make test' leaves out: more samples, dtypes and models; SHARE=1/4 runs a part of them"
 	@echo "make test-all run both"
 	@echo "make test-lowered run all tests twice, on the AVX2 and the SSE instruction sets of PyTorch"
 	@echo "make test-aarch64 run the kernels' tests with the kernels for ARM in QEMU (Debian: g++-aarch64-linux-gnu, qemu-user)"
@@ -34,7 +34,7 @@ test: $(VENV)/dev.installed
 	$(PYTEST) -m "not exhaustive"
 
 test-rest: $(VENV)/dev.installed
-	$(PYTEST) -m exhaustive
+	$(PYTEST) -m exhaustive $(if $(SHARE),--share $(SHARE))
 
 test-all: $(VENV)/dev.installed
 	$(PYTEST)

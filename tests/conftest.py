@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from regard.attention import MECHANISMS
-from selection import mark_repetition
+from selection import belongs, mark_repetition, share
 
 # The same examples in every run, however busy the machine is.
 settings.register_profile("regard", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -31,9 +31,18 @@ if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
 CONTRACT = re.compile(r"attention/test_contract\.py::(?:\w+::)?test_(\w+)\[(?:torch\.)?(\w+?)[-\]]")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--share", type=share, help="which part of the exhaustive tests, such as 1/4; default: all")
+
+
 @pytest.hookimpl(tryfirst=True)  # before the marks are read
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     mark_repetition(items)
+    part = config.getoption("--share")
+    if part is not None:
+        left = [item for item in items if item.get_closest_marker("exhaustive") and not belongs(item.nodeid, part)]
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in set(left)]
 
 
 def pytest_terminal_summary(terminalreporter):

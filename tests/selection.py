@@ -4,6 +4,9 @@ For each combination of a test's other parameters (dtype, backend, ...), two sam
 of every family stay in the broad selection. The others get the mark `exhaustive`. Image sizes of a model also count
 as repetition. The choice moves on from combination to combination, so that all together cover more samples and sizes.
 
+`--share 1/4` runs one of four parts of the exhaustive tests. A test's name decides which part it is in, so that the
+parts together are all of them.
+
 `@pytest.mark.one_parameter` keeps one case of a slow test, or one of each mechanism. `@pytest.mark.exhaustive` leaves
 a test out of `make test`.
 """
@@ -59,3 +62,21 @@ def describe(item):
         elif not (has_model and isinstance(value, (int, tuple)) and not isinstance(value, bool)):
             key.append((parameter, name if isinstance(name, str) else repr(value)))
     return kept, tuple(key)
+
+
+def share(text):
+    """Return the place and the number of parts that "1/4" names.
+
+    >>> share("1/4")
+    (1, 4)
+    """
+    place, _, count = text.partition("/")
+    if not (place.isdecimal() and count.isdecimal() and int(place) < int(count)):
+        raise ValueError(f"expected a share such as 0/4, 1/4, 2/4 or 3/4, got {text!r}")
+    return int(place), int(count)
+
+
+def belongs(name, part):
+    """Return whether a test of this name is in a part."""
+    place, count = part
+    return crc32(name.encode()) % count == place
