@@ -45,7 +45,10 @@ def to_images(tensor: Tensor, channels: int, size: tuple[int, int]) -> Tensor:
 
 
 def cam_targets(model: nn.Module) -> list[nn.Module]:
-    """Return the layers whose output Grad-CAM and its relatives should read: the last one that has places.
+    """Return the layers whose output Grad-CAM and its relatives should read.
+
+    That is the last layer that has places. Where the classifier reads the class token of the last block's output, as in
+    ViT, the places there have no gradient: then it is the norm before that block's attention.
 
     Args:
         model: of regard or timm, or one that went through `regard.surgery.adapt`.
@@ -53,14 +56,33 @@ def cam_targets(model: nn.Module) -> list[nn.Module]:
     Raises:
         UnsupportedError: no such layer is known.
 
-    Example: for the package pytorch-grad-cam, `GradCAM(model, cam_targets(model), reshape_transform(model, (32, 32)))`.
+    Example: for the package pytorch-grad-cam,
+        `GradCAM(model, cam_targets(model), reshape_transform=reshape_transform(model, (32, 32)))`.
+
         >>> import regard
         >>> type(cam_targets(regard.create_model("nat_nano"))[0]).__name__
         'Stage'
+        >>> type(cam_targets(regard.create_model("vit_tiny_patch16_224"))[0]).__name__
+        'LayerNorm'
+    """
+    last = last_layer(model)
+    attentions = [path for path, module in last.named_modules() if _is_attention(module)]
+    if not attentions or not _reads_class_token(model):
+        return [last]
+    block = last.get_submodule(attentions[-1].rpartition(".")[0])
+    norms: list[nn.Module] = [module for module in block.children() if isinstance(module, nn.LayerNorm)]
+    return norms[:1] if norms else [last]
+
+
+def last_layer(model: nn.Module) -> nn.Module:
+    """Return the last layer whose output has places.
+
+    Raises:
+        UnsupportedError: no such layer is known.
     """
     info = getattr(model, "feature_info", None)
     if isinstance(info, Sequence) and info and isinstance(info[-1].get("module"), str):
-        return [model.get_submodule(info[-1]["module"])]
+        return model.get_submodule(info[-1]["module"])
     found = [(path, module) for path, module in model.named_modules() if isinstance(module, BackendModule)]
     if not found:
         raise UnsupportedError(
@@ -70,7 +92,20 @@ def cam_targets(model: nn.Module) -> list[nn.Module]:
     path, attention = found[-1]
     unfolding = unfolding_module(model, path, attention)  # inside it, features are patches
     block = model.get_submodule(path.rpartition(".")[0]) if unfolding is None else unfolding
-    return [attention if isinstance(block, nn.ModuleList) else block]  # an adapted block, as transformers' SwinLayer
+    return attention if isinstance(block, nn.ModuleList) else block  # an adapted block, as transformers' SwinLayer
+
+
+def _is_attention(module: nn.Module) -> bool:
+    return isinstance(module, BackendModule) or type(module).__name__.endswith(("Attention", "Attn"))
+
+
+def _reads_class_token(model: nn.Module) -> bool:
+    """Whether the classifier reads a class token: regard's and timm's models say so, transformers' have a parameter."""
+    pooling = getattr(model, "global_pool", None)
+    if isinstance(pooling, str):
+        return pooling == "token"
+    names = {name.rpartition(".")[2] for name, _ in model.named_parameters()}
+    return not names.isdisjoint({"cls_token", "class_token"})
 
 
 def reshape_transform(model: nn.Module, size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
@@ -108,15 +143,15 @@ def channels_of(model: nn.Module) -> int:
 
 
 @contextmanager
-def features_of(model: nn.Module, size: tuple[int, int]) -> Iterator[list[Features]]:
-    """Keep the last features of the calls of a model."""
+def features_of(model: nn.Module, layer: nn.Module, size: tuple[int, int]) -> Iterator[list[Features]]:
+    """Keep the features that a layer returns in the calls of a model."""
     kept: list[Features] = []
     channels = channels_of(model)
 
     def keep(_: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
         kept.append(Features(output if isinstance(output, Tensor) else output[0], channels, size))
 
-    handle = cam_targets(model)[0].register_forward_hook(keep)
+    handle = layer.register_forward_hook(keep)
     try:
         yield kept
     finally:

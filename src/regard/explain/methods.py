@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.errors import OptionError, ShapeError, UnsupportedError
-from regard.explain.features import features_of
+from regard.explain.features import cam_targets, features_of, last_layer
 from regard.explain.maps import AttentionMap
 from regard.explain.record import record, recorded, require_calls
 from regard.explain.rollout import additive_step, follow, residual_step
@@ -76,7 +76,7 @@ def grad_cam(model: nn.Module, images: Tensor, target: Target = None) -> Tensor:
     Source:
         Selvaraju et al., Grad-CAM (arXiv 1610.02391, eq. 1 and 2).
     """
-    with torch.enable_grad(), features_of(model, _size(images)) as kept:
+    with torch.enable_grad(), features_of(model, cam_targets(model)[0], _size(images)) as kept:
         score = _score(model(_differentiable(images)), target)
         features = kept[-1]
         (gradient,) = torch.autograd.grad(score, features.raw)
@@ -148,7 +148,7 @@ def receptive_field(model: nn.Module, images: Tensor, point: tuple[float, float]
     _check(model, images)
     size = _size(images)
     images = _differentiable(images)
-    with torch.enable_grad(), features_of(model, size) as kept:
+    with torch.enable_grad(), features_of(model, last_layer(model), size) as kept:
         model(images)
         features = kept[-1].as_images(kept[-1].raw)
         x, y = (size[1] / 2, size[0] / 2) if point is None else point
