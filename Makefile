@@ -79,13 +79,13 @@ sanitize: $(VENV)/dev.installed
 	$(BIN)/python tests/sanitize.py
 
 docs: $(VENV)/docs.installed
-	$(BIN)/mkdocs build --strict
+	PYTHONPATH=docs REPO_URL="$$($(BIN)/python docs/origin.py)" $(BIN)/zensical build --clean --strict
 
 pictures: $(VENV)/train.installed
 	$(BIN)/python docs/pictures.py $(patsubst %,--checkpoint %,$(CHECKPOINTS))
 
 clean:
-	rm -rf $(VENV) build dist site runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .cache runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)

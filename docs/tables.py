@@ -1,8 +1,7 @@
 """Write the mechanism table from `regard.attention.MECHANISMS`, and the table of sizes from `regard.models.MODELS`.
 
-The site's build fills the tables in wherever a page has a line `<!-- mechanisms -->` or `<!-- scale -->`. README.md is
-read without a build, so it holds a copy between two markers: `python docs/tables.py` renews it, and tests/test_docs.py
-compares it.
+The site's build fills the tables in wherever a page has a marker of docs/extension.py. README.md is read without a
+build, so it holds a copy between two markers: `python docs/tables.py` renews it, and tests/test_docs.py compares it.
 """
 
 from __future__ import annotations

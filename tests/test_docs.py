@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import huggingface_hub
+import markdown
 import numpy as np
 import pytest
 import torch
@@ -32,7 +33,8 @@ SLOW = tuple(f"docs/guides/{name}.md" for name in ("train", "freeze", "finetune"
 SHOWN = 100  # columns of a code block that fit beside the navigation at 1280 pixels
 
 sys.path.append(str(ROOT / "docs"))
-import hooks  # noqa: E402  # scripts of the docs, no package
+import extension  # noqa: E402  # scripts of the docs, no package
+import origin  # noqa: E402
 import tables  # noqa: E402
 
 
@@ -190,8 +192,20 @@ def test_mechanism_table_is_complete():
         row = next(line for line in table.splitlines() if f"(mechanisms/{mechanism.name}.md)" in line)
         assert mechanism.origin in row and mechanism.summary in row.replace(tables.NO_BREAK_HYPHEN, "-")
         assert all(f"`{module.__name__}`" in row for module in mechanism.modules)
-    for page in ("docs/index.md", "docs/mechanisms/index.md"):
-        assert hooks.MARKER in (ROOT / page).read_text()
+
+
+@pytest.mark.parametrize(
+    ("page", "folder"),
+    [("docs/index.md", "mechanisms/"), ("docs/mechanisms/index.md", "./"), ("docs/guides/scale.md", "")],
+)
+def test_tables_are_filled_in(page, folder):
+    source = (ROOT / page).read_text()
+    filled = markdown.markdown(source, extensions=["tables", extension.Tables()])
+    table = tables.mechanism_table(folder) if folder else tables.scale_table()
+    assert table in extension.fill(source) and "<!--" not in filled and "<td>" in filled
+    links = re.findall(rf"\]\(({re.escape(folder)}\w+\.md)\)", table) if folder else []
+    assert all(((ROOT / page).parent / link).is_file() for link in links)
+    assert len(links) == (len(MECHANISMS) if folder else 0)
 
 
 def test_scale_table_has_the_sizes_of_the_models():
@@ -203,7 +217,12 @@ def test_scale_table_has_the_sizes_of_the_models():
         parameters = MODELS[name].parameters
         assert cells[0] == parameters and cells[1] == round(7 * parameters / 1e6)
         assert cells[-1] == round(16 * parameters / 1e6)
-    assert hooks.SCALE_MARKER in (ROOT / "docs" / "guides" / "scale.md").read_text()
+
+
+def test_navigation_lists_every_page():
+    listed = re.findall(r"([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    pages = [page.removeprefix("docs/") for page in PAGES if page.startswith("docs/")]
+    assert sorted(listed) == sorted(pages)
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS, ids=lambda mechanism: mechanism.name)
@@ -281,4 +300,4 @@ def test_gallery_shows_all_its_pictures():
     ],
 )
 def test_repository_link(remote, address):
-    assert hooks.web_address(remote) == address
+    assert origin.web_address(remote) == address
