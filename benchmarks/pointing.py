@@ -24,21 +24,22 @@ from regard.explain import METHODS, center_map, explain, faithfulness, random_ma
 SIZE = 64  # of a canvas
 SIDE, STRIDE = 24, 8  # of a digit, and of its places
 FRAGMENTS, PIECE, BRIGHTNESS = 16, 8, 0.6  # how many per canvas, their side, and their brightness relative to a digit's
-SPLITS = {"test": (0,), "validation": (1,), "train": (2, 3, 4)}  # folds of the digits
+SPLITS = {"test": (0, 5), "validation": (1,), "train": (2, 3, 4, 6, 7, 8, 9)}  # last digits of the images' numbers
 
 PATCHES = {"img_size": SIZE, "patch_size": 8, "embed_dim": 64, "num_heads": 4, "drop_path_rate": 0.0}
 GRIDS = {"embed_dim": 32, "depths": (1, 2, 1), "num_heads": (1, 2, 4), "drop_path_rate": 0.0}
-FAMILIES = {
-    "SwiftFormer": ("swiftformer_nano", {"stem_strides": (2, 2), "embed_dims": (32, 48, 96)}),
-    "MobileViTv2": ("mobilevitv2_050", {"width": 0.25, "depths": (1, 2, 1), "drop_path_rate": 0.0}),
-    "CaiT": ("cait_xxs24_224", {**PATCHES, "depth": 3, "depth_token_only": 1, "layer_scale": 1.0}),
-    "NAT": ("nat_nano", {**GRIDS, "stem_strides": (2, 2)}),
-    "DiNAT": ("nat_nano", {**GRIDS, "stem_strides": (2, 2), "dilations": (4, 2, 1)}),
+FAMILIES = {  # variant, steps of training, overrides
+    "SwiftFormer": ("swiftformer_nano", 500, {"stem_strides": (2, 2), "embed_dims": (32, 48, 96)}),
+    "MobileViTv2": ("mobilevitv2_050", 500, {"width": 0.25, "depths": (1, 2, 1), "drop_path_rate": 0.0}),
+    "CaiT": ("cait_xxs24_224", 500, {**PATCHES, "depth": 3, "depth_token_only": 1, "layer_scale": 1.0}),
+    "NAT": ("nat_nano", 1000, {**GRIDS, "stem_strides": (2, 2)}),
+    "DiNAT": ("nat_nano", 1000, {**GRIDS, "stem_strides": (2, 2), "dilations": (4, 2, 1)}),
     "Swin": (
         "swin_tiny_patch4_window7_224",
-        {**GRIDS, "img_size": SIZE, "depths": (2, 2), "num_heads": (1, 2), "window_size": 4, "mlp_ratio": 2.0},
+        1000,
+        {**GRIDS, "img_size": SIZE, "depths": (2, 2, 2), "window_size": 4, "mlp_ratio": 2.0},
     ),
-    "ViT": ("vit_tiny_patch16_224", {**PATCHES, "depth": 4}),
+    "ViT": ("vit_tiny_patch16_224", 500, {**PATCHES, "depth": 4}),
 }
 BASELINES = {"center": center_map, "random": random_map}
 
@@ -49,7 +50,7 @@ class Canvases:
     def __init__(self, split):
         bunch = load_digits()
         images = torch.tensor(bunch.images, dtype=torch.float32).unsqueeze(1) / 16
-        chosen = torch.isin(torch.arange(len(images)) % 5, torch.tensor(SPLITS[split]))
+        chosen = torch.isin(torch.arange(len(images)) % 10, torch.tensor(SPLITS[split]))
         self.digits = interpolate(images[chosen], size=(SIDE, SIDE), mode="bilinear", align_corners=False).flatten(1)
         self.labels = torch.tensor(bunch.target)[chosen]
 
@@ -129,10 +130,10 @@ def measure(model, split, count, batch=50):
     return torch.cat(correct).float().mean().item(), means
 
 
-def trained(family, path, steps):
+def trained(family, path):
     """Return a trained model and the seconds that this took; read both from a file if it exists, else write it."""
     torch.manual_seed(0)
-    name, overrides = FAMILIES[family]
+    name, steps, overrides = FAMILIES[family]
     model = create_model(name, num_classes=10, **overrides)
     if path.exists():
         saved = torch.load(path)
@@ -145,23 +146,44 @@ def trained(family, path, steps):
     return model.eval(), seconds
 
 
+def print_table(rows, columns):
+    """Print rows as a Markdown table; `columns` has a function of a row per heading."""
+    print("| " + " | ".join(columns) + " |")
+    print("|---" * len(columns) + "|")
+    for row in rows:
+        print("| " + " | ".join(cell(row) for cell in columns.values()) + " |")
+    print()
+
+
+def print_tables(rows):
+    """Print the pointing game, then deletion and insertion areas."""
+    family = {"network": lambda row: row["family"]}
+    accuracy = {"accuracy": lambda row: f"{row['accuracy']:.1%}"}
+    names = [*METHODS, *BASELINES]
+    shares = {name: lambda row, name=name: f"{row[name]['hits']:.1%}" for name in names}
+    areas = {
+        name: lambda row, name=name: f"{row[name]['deletion']:.3f} / {row[name]['insertion']:.3f}" for name in names
+    }
+    print_table(rows, family | accuracy | shares)
+    print_table(rows, family | areas)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/pointing"), help="weights found there are used again")
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
-    parser.add_argument("--split", default="test", choices=("validation", "test"), help="choose on validation images")
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--split", default="test", choices=("validation", "test"), help="images to measure on")
     parser.add_argument("--images", type=int, default=300)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    rows = []
     for family in options.families:
-        model, seconds = trained(family, options.out / f"{family}.pt", options.steps)
+        print(family, flush=True)
+        model, seconds = trained(family, options.out / f"{family}.pt")
         accuracy, methods = measure(model, options.split, options.images)
-        print(f"{family}: accuracy {accuracy:.1%} after {seconds:.0f} s")
-        for method, row in methods.items():
-            print(f"  {method:20} " + "  ".join(f"{key} {value:.3f}" for key, value in row.items()), flush=True)
-        with (options.out / f"{options.split}.jsonl").open("a") as file:
-            file.write(json.dumps({"family": family, "accuracy": accuracy, "seconds": seconds, **methods}) + "\n")
+        rows.append({"family": family, "accuracy": accuracy, "seconds": seconds, **methods})
+        (options.out / f"{options.split}.json").write_text(json.dumps(rows, indent=1))
+    print_tables(rows)
 
 
 if __name__ == "__main__":
