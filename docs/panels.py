@@ -67,10 +67,10 @@ def weights(  # noqa: ANN201  # matplotlib's
         What `Figure.colorbar` takes.
     """
     array = values.numpy()
-    gray = _pixels(image).mean(-1, keepdims=True).repeat(3, -1)
-    axes.imshow(gray, extent=_extent(array.shape), interpolation="antialiased")
     limit = max(float(np.abs(array).max()), 1e-12)
     signed = bool((array < 0).any())
+    gray = _pixels(image).mean(-1, keepdims=True).repeat(3, -1) * (0.75 if signed else 1)  # below the white of weight 0
+    axes.imshow(gray, extent=_extent(array.shape), interpolation="antialiased", vmin=0, vmax=1)
     scale = mpl.colors.Normalize(-limit if signed else 0, limit)
     colors = mpl.cm.ScalarMappable(scale, "RdBu_r" if signed else "viridis")
     rgba = colors.to_rgba(array)
