@@ -39,13 +39,18 @@ def test_parameters(name):
 
 @pytest.mark.parametrize("name", [each for each in EVERY if not each.values[0].startswith("mobilevitv2")])
 def test_multiplications(name):
-    """The published figures are given to two or three digits; those of MobileViTv2 count norms, see its own test."""
+    """Every published figure within 1 %; those of MobileViTv2 count norms, see its own test.
+
+    The figures of regard's own small models are rounded to a digit.
+    """
     size = MODELS[name].image_size
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         build_on_meta(name).eval()(torch.empty(1, 3, size, size, device="meta"))
-    published = MODELS[name].gmacs
-    last_digit = 10.0 ** -len(f"{published}".partition(".")[2])
-    assert abs(counter.get_total_flops() / 2e9 - published) <= max(0.01 * published, last_digit / 2)
+    counted = counter.get_total_flops() / 2e9
+    if name.endswith("_nano"):
+        assert round(counted, 3) == MODELS[name].gmacs
+    else:
+        assert counted == pytest.approx(MODELS[name].gmacs, rel=0.01)
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -15,6 +15,7 @@ from regard.attention import (
     window,
 )
 from regard.attention._backend import Backend, BackendModule, set_backend
+from regard.attention._flops import fvcore_handles
 from regard.attention._mechanism import Mechanism, ModuleSample, Sample
 from regard.attention._pooling import TokenNorm
 from regard.attention.additive import AdditiveAttention, additive_attention, additive_weights
@@ -94,6 +95,7 @@ __all__ = [
     "decompositions",
     "efficient_additive_attention",
     "efficient_additive_weights",
+    "fvcore_handles",
     "native_library",
     "neighborhood_attention",
     "neighborhood_bias_index",

@@ -1,4 +1,4 @@
-"""FLOP formulas of the fused operators for torch's `FlopCounterMode`.
+"""FLOP formulas of the fused operators for torch's `FlopCounterMode`, and handles for fvcore.
 
 The counter's module imports Triton, which takes longer than importing all of regard. So the formulas are registered
 when the program imports that module. PyTorch itself has no formula for its attention on CPUs, and counts it as 0.
@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -71,6 +72,39 @@ def _attention_backward(
 
 register_flops(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu, _attention)
 register_flops(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward, _attention_backward)
+
+
+def fvcore_handles() -> dict[str, Callable[[Sequence[Any], Sequence[Any]], int]]:
+    """Return the handles with which fvcore counts a model like torch's `FlopCounterMode`.
+
+    fvcore counts a multiplication and an addition as one operation, so its figures are half of torch's. It runs
+    `torch.jit.trace`, for which regard's functions compute their definitions: the products of a definition are counted,
+    and no kernel has to be known. These handles add what fvcore counts as 0 (PyTorch's attention) or cannot count (a
+    matrix times a vector, in SwiftFormer), and leave out what torch does not count: norms, pooling, interpolation.
+    fvcore itself is not imported.
+
+    Example: `FlopCountAnalysis(model, images).set_op_handle(**fvcore_handles()).total()`
+        >>> [name for name in fvcore_handles() if "norm" not in name][:2]
+        ['aten::matmul', 'aten::scaled_dot_product_attention']
+    """
+    return {
+        "aten::matmul": lambda inputs, outputs: math.prod(_shape(outputs[0])) * _shape(inputs[0])[-1],
+        "aten::scaled_dot_product_attention": lambda inputs, _: _attention(*map(_shape, inputs[:3])) // 2,
+        **dict.fromkeys(UNCOUNTED, lambda *_: 0),  # fvcore keeps its own handle if it gets None
+    }
+
+
+UNCOUNTED = (
+    *("aten::batch_norm", "aten::group_norm", "aten::layer_norm", "aten::instance_norm"),
+    *("aten::adaptive_avg_pool2d", "aten::grid_sampler", "aten::upsample_bilinear2d", "aten::upsample_nearest2d"),
+)
+"""Operators that fvcore counts and torch does not."""
+
+
+def _shape(value: Any) -> list[int]:  # noqa: ANN401  # a value of TorchScript's graph
+    sizes: list[int] = value.type().sizes()
+    return sizes
+
 
 if COUNTER not in sys.modules:
     sys.meta_path.insert(0, _WhenImported())

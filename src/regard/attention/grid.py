@@ -34,6 +34,7 @@ def crop_grid(tensor: Tensor, grid: Sequence[int]) -> Tensor:
 
 def at_least(grid: Sequence[int], extent: Sequence[int]) -> list[int]:
     """Enlarge a grid's lengths to those of `extent`."""
+    grid = [int(length) if isinstance(length, Tensor) else length for length in grid]  # of torch.jit.trace
     return [torch.sym_max(length, least) for length, least in zip(grid, extent, strict=True)]  # type: ignore[misc]
 
 
