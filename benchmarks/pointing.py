@@ -1,10 +1,10 @@
 """Train one small network per family on a task whose answer is known, and check where its maps point.
 
 A whole digit is drawn on a canvas of 64 x 64 pixels among sixteen fragments of digits, and the network names the digit.
-Fragments are as bright as the digit, so brightness does not give it away. Its place is random on a grid of 8 pixels, the
-patch size of ViT and CaiT, so that every network learns the task within minutes on one core. On test images that the
-network classifies correctly, a map wins the pointing game if its largest value lies in the digit's box, which covers a
-seventh of the canvas. Deletion and insertion areas are measured on the same images.
+Fragments are as bright as the digit, so brightness does not give it away. The digit's place is random on a grid of 8
+pixels, the patch size of ViT and CaiT, so that every network learns the task within minutes on one core. On test images
+that the network classifies correctly, a map wins the pointing game if its largest value lies in the digit's box, which
+covers a seventh of the canvas. Deletion and insertion areas are measured on the same images.
 
     python benchmarks/pointing.py --out runs/pointing
 """
@@ -24,7 +24,7 @@ from regard.explain import METHODS, center_map, explain, faithfulness, random_ma
 SIZE = 64  # of a canvas
 SIDE, STRIDE = 24, 8  # of a digit, and of its places
 FRAGMENTS, PIECE = 16, 8  # how many fragments per canvas, and their side
-SPLITS = {"test": (0, 5), "validation": (1,), "train": (2, 3, 4, 6, 7, 8, 9)}  # last digits of the images' numbers
+SPLITS = {"test": (0, 5), "validation": (1,), "train": (2, 3, 4, 6, 7, 8, 9)}  # index modulo 10
 
 PATCHES = {"img_size": SIZE, "patch_size": 8, "embed_dim": 64, "num_heads": 4, "drop_path_rate": 0.0}
 GRIDS = {"embed_dim": 32, "depths": (1, 2, 1), "num_heads": (1, 2, 4), "drop_path_rate": 0.0}
