@@ -1,5 +1,7 @@
 """`regard look`: pictures, pages, and errors before the long work."""
 
+import sys
+
 import pytest
 import timm
 import torch
@@ -19,6 +21,8 @@ def place(tmp_path_factory):
     torch.save(timm.create_model("deit_tiny_patch16_224").state_dict(), root / "deit.pth")
     Image.effect_noise((60, 40), 80).convert("RGB").save(root / "photo.png")
     (root / "no.png").write_text("no image")
+    (root / "empty.png").touch()
+    (root / "folder.png").mkdir()
     (root / "names.txt").write_text("cat\ndog\nowl\n")
     return root
 
@@ -98,7 +102,10 @@ def test_bias_grids(place, tmp_path):
     ("arguments", "message"),
     [
         (("photo.png",), "expected a model, got none"),
-        (("photo.png", "nat", "--at", "60,5"), "expected a pixel that the model sees, got 60,5"),
+        (("photo.png", "nat", "--at", "60,5"), "in the image, 0 <= X < 60 and 0 <= Y < 40, got 60,5"),
+        (("photo.png", "nat", "--at", "-3,5"), "in the image, 0 <= X < 60 and 0 <= Y < 40, got -3,5"),
+        (("photo.png", "nat", "--at", "nan,5"), "in the image, 0 <= X < 60"),
+        (("photo.png", "nat", "--at", "2,5"), "expected a pixel that the model sees, got 2,5"),
         (("photo.png", "nat", "--at", "5"), "expected two numbers for --at, as in 3,4, got '5'"),
         (("photo.png", "nat", "--at", "25,5", "--layer", "6"), "layer must be one of the 6"),
         (("photo.png", "nat", "--at", "25,5", "--head", "99"), "head must be one of the 2"),
@@ -116,6 +123,23 @@ def test_bias_grids(place, tmp_path):
         (("photo.png", "nat", "--out", "a.bmp"), "unknown format of a picture '.bmp'"),
         (("photo.png", "nat", "--out", "missing/a.png"), "expected a file that can be written"),
         (("photo.png", "nat", "--html", "missing/a.html"), "expected a file that can be written"),
+        (("photo.png", "nat", "--out", "."), "unknown format of a picture ''"),
+        (("photo.png", "nat", "--out", "folder.png"), "got the folder 'folder.png'; add a file name"),
+        (("photo.png", "nat", "--out", "no.png/a.png"), "'no.png' is no folder"),
+        (("photo.png", "nat", "--out", "/proc/x.png"), "expected a file that can be written"),
+        (("photo.png", "nat", "--html", "folder.png"), "got the folder 'folder.png'; add a file name"),
+        (("photo.png", "nat", "--html", "/proc/x.html"), "expected a file that can be written"),
+        (("photo.png", "nat", "--html", "look.png"), "expected two files for --out and --html"),
+        (("folder.png", "nat"), "which is a folder"),
+        (("empty.png", "nat"), "is empty (0 bytes)"),
+        (("photo.png", "--model", "nat_nano", "--weights", "gone.pth"), "there is no file gone.pth"),
+        (("photo.png", "nat", "--kernel", "3"), "expected bias with --kernel"),
+        (("bias", "--at", "3,4"), "expected an image with --at"),
+        (("bias", "nat", "--grid", "3x4"), "expected bias without a model with --grid"),
+        (("bias", "--kernel", "0"), "expected a kernel size from 1"),
+        (("bias", "--grid", "100000x100000"), "a grid up to 64"),
+        (("bias", "--query", "1.5,2"), "expected two whole numbers for --query"),
+        (("bias", "--query", "9,9"), "must fit the grid"),
         (("no.png", "nat"), "has no known image format"),
         (("gone.png", "nat"), "does not exist"),
         (("photo.png", "--model", "nat_nano", "--weights", "swift.safetensors"), "nat_nano"),
@@ -134,3 +158,16 @@ def test_errors(place, monkeypatch, arguments, message):
     assert result.stderr.startswith("error: ")
     assert message in result.stderr
     assert not (place / "look.png").exists()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (2000, 5)])
+def test_small_and_flat_images(place, tmp_path, size):
+    """They are enlarged and cropped like any image."""
+    Image.new("RGB", size).save(tmp_path / "photo.png")
+    call(tmp_path / "photo.png", *nat(place), "--method", "rollout", "--out", tmp_path / "a.png")
+
+
+def test_a_missing_package_is_an_error_before_the_work(place, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    result = call(place / "gone.png", *nat(place), "--out", tmp_path / "a.png", code=2)
+    assert "pip install 'regard[look]'" in result.stderr

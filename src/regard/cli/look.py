@@ -71,9 +71,16 @@ def look(
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a page, too, where a click picks the token.")
     ] = None,
-    grid: Annotated[str, typer.Option(metavar="HxW", help="With bias: rows and columns of the tokens.")] = "8x8",
-    kernel: Annotated[int, typer.Option(help="With bias: side of window and neighborhood.")] = 4,
-    query: Annotated[str, typer.Option(metavar="ROW,COLUMN", help="With bias: the query.")] = "0,0",
+    grid: Annotated[
+        str | None,
+        typer.Option(metavar="HxW", help="With bias: rows and columns of the tokens.", show_default="8x8"),
+    ] = None,
+    kernel: Annotated[
+        int | None, typer.Option(help="With bias: side of window and neighborhood.", show_default="4")
+    ] = None,
+    query: Annotated[
+        str | None, typer.Option(metavar="ROW,COLUMN", help="With bias: the query.", show_default="0,0")
+    ] = None,
     wrong: Annotated[bool, typer.Option(help="With bias: add the widely copied wrong index of NAT.")] = False,
 ) -> None:
     """Draw what a model looks at in an image, or how its relative biases are indexed.
@@ -82,15 +89,42 @@ def look(
     """
     explain.check_format(out)
     require("matplotlib.figure", extra="look")
+    if html is not None and html.resolve() == out.resolve():
+        raise OptionError(f"expected two files for --out and --html, got {str(out)!r} for both; change one of them")
+    is_bias = image == BIAS and not Path(image).exists()
+    of_image = {
+        "--method": method,
+        "--at": at,
+        "--layer": layer,
+        "--head": head,
+        "--target": target,
+        "--html": html,
+        "--unmixed": unmixed or None,
+        "--score": score or None,
+    }
+    of_bias = {"--grid": grid, "--kernel": kernel, "--query": query, "--wrong": wrong or None}
+    if is_bias:
+        _reject(of_image, "an image")
+        if model is not None:
+            _reject(of_bias, "bias without a model")
+    else:
+        _reject(of_bias, "bias")
     request = Request.parse(method, at, layer, head, target, not unmixed, score, html)
     with writing(out) as unfinished, nullcontext() if html is None else writing(html) as page:
-        if image == BIAS and not Path(image).exists():
-            figure = _draw_bias(model, weights, grid, kernel, query, wrong)
+        if is_bias:
+            figure = _draw_bias(model, weights, grid or "8x8", 4 if kernel is None else kernel, query or "0,0", wrong)
         else:
-            figure = _draw(image, Subject.open(image, model, weights), request, page)
+            figure = _draw(image, Subject.open(image, model, weights, request.point), request, page)
         explain.save(figure, unfinished, out.suffix)
     for file in (out,) if html is None else (html, out):
         typer.echo(f"wrote {file}")
+
+
+def _reject(options: Mapping[str, object], subject: str) -> None:
+    """Raise an error if one of the options is given, which only a call with another subject reads."""
+    for option, value in options.items():
+        if value is not None:
+            raise OptionError(f"expected {subject} with {option}, got another call; leave the option out")
 
 
 @dataclass(frozen=True)
@@ -178,11 +212,20 @@ class Subject:
         return place
 
     @classmethod
-    def open(cls, image: str | None, model: str | None, weights: str | None) -> Subject:
-        """Open a model, and an image if there is one."""
+    def open(
+        cls, image: str | None, model: str | None, weights: str | None, point: tuple[float, float] | None = None
+    ) -> Subject:
+        """Open a model, and an image if there is one, in which the point must lie."""
         if model is None:
             raise OptionError("expected a model, got none; add --model NAME --weights WEIGHTS, or --run FOLDER")
         picture = None if image is None else read_image(image)
+        if picture is not None and point is not None:
+            width, height = picture.size
+            if not (0 <= point[0] < width and 0 <= point[1] < height):
+                raise OptionError(
+                    f"expected --at X,Y in the image, 0 <= X < {width} and 0 <= Y < {height}, got "
+                    f"{point[0]:g},{point[1]:g}"
+                )
         classifier = Classifier.open(find_model(model, weights), weights)
         if not isinstance(classifier.model, Backbone):
             adapt(classifier.model, inplace=True)
@@ -285,9 +328,7 @@ def _print_scores(subject: Subject, maps: Mapping[str, Tensor], target: int) -> 
 
 def _draw_bias(model: str | None, weights: str | None, grid: str, kernel: int, query: str, wrong: bool) -> Figure:
     if model is None:
-        rows, columns = _pair(grid, "--grid", "x")
-        row, column = _pair(query, "--query", ",")
-        return explain.bias_grids(kernel, (int(rows), int(columns)), (int(row), int(column)), wrong)
+        return explain.bias_grids(kernel, _whole(grid, "--grid", "x"), _whole(query, "--query", ","), wrong)
     subject = Subject.open(None, model, weights)
     tables = explain.bias_tables(subject.classifier.model, subject.pixels)
     if not tables:
@@ -312,3 +353,10 @@ def _pair(text: str, option: str, separator: str) -> tuple[float, float]:
     except ValueError:
         raise OptionError(f"expected two numbers for {option}, as in 3{separator}4, got {text!r}") from None
     return first, second
+
+
+def _whole(text: str, option: str, separator: str) -> tuple[int, int]:
+    first, second = _pair(text, option, separator)
+    if not (first.is_integer() and second.is_integer()):
+        raise OptionError(f"expected two whole numbers for {option}, as in 3{separator}4, got {text!r}")
+    return int(first), int(second)

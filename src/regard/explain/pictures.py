@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 FORMATS = (".png", ".svg", ".pdf")
 PANEL = 2.2
 """Inches."""
+MAX_SIDE = 64
+"""The most tokens per axis whose numbers can be read in a picture."""
 
 
 def overlay(image: Tensor, maps: Mapping[str, Tensor], title: str, point: tuple[float, float] | None = None) -> Figure:
@@ -68,6 +70,8 @@ def bias_grids(kernel_size: int, grid: tuple[int, int], query: tuple[int, int], 
         query: row and column of the query.
         wrong: whether to add the widely copied wrong index, with its differences marked.
     """
+    if kernel_size < 1 or max(grid) > MAX_SIDE:
+        raise ShapeError(f"expected a kernel size from 1 and a grid up to {MAX_SIDE}, got {kernel_size=}, {grid=}")
     if not all(kernel_size <= length and 0 <= place < length for place, length in zip(query, grid, strict=True)):
         raise ShapeError(f"window and query must fit the grid {grid}, got {kernel_size=}, {query=}")
     panels = {

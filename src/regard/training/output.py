@@ -27,11 +27,16 @@ def writing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if path.is_dir():
         raise DataError(f"expected the name of a file to write, got the folder {str(path)!r}; add a file name")
+    if not path.parent.is_dir():
+        raise DataError(
+            f"expected a file that can be written, got {str(path)!r}, but {str(path.parent)!r} is no folder; name a "
+            "file in a folder that exists"
+        )
     with replacing(path) as unfinished:
         try:
             unfinished.touch()
         except OSError as error:
             raise DataError(
-                f"expected a file that can be written, got {str(path)!r} ({error}); name a file in a folder that exists"
+                f"expected a file that can be written, got {str(path)!r} ({error.strerror}); choose another folder"
             ) from error
         yield unfinished
