@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
 
 import torch
 
@@ -74,7 +73,7 @@ register_flops(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu, _atte
 register_flops(torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward, _attention_backward)
 
 
-def fvcore_handles() -> dict[str, Callable[[Sequence[Any], Sequence[Any]], int]]:
+def fvcore_handles() -> dict[str, Callable[[Sequence[torch._C.Value], Sequence[torch._C.Value]], int]]:
     """Return the handles with which fvcore counts a model like torch's `FlopCounterMode`.
 
     fvcore counts a multiplication and an addition as one operation, so its figures are half of torch's. It runs
@@ -101,8 +100,8 @@ UNCOUNTED = (
 """Operators that fvcore counts and torch does not."""
 
 
-def _shape(value: Any) -> list[int]:  # noqa: ANN401  # a value of TorchScript's graph
-    sizes: list[int] = value.type().sizes()
+def _shape(value: torch._C.Value) -> list[int]:
+    sizes: list[int] = value.type().sizes()  # type: ignore[attr-defined]  # of a tensor's type
     return sizes
 
 
