@@ -43,6 +43,7 @@ from regard.attention import (
 from regard.errors import (
     CheckpointError,
     DataError,
+    ExportError,
     MissingDependencyError,
     OptionError,
     RegardError,
@@ -61,6 +62,7 @@ from regard.models import (
 from regard.surgery import freeze, fuse
 
 if TYPE_CHECKING:
+    from regard.exporting import export
     from regard.training import Run, TrainConfig, embed, evaluate, predict, resume, train
 
 try:
@@ -78,6 +80,7 @@ __all__ = [
     "ClassAttention",
     "DataError",
     "EfficientAdditiveAttention",
+    "ExportError",
     "Mechanism",
     "MissingDependencyError",
     "NeighborhoodAttention1d",
@@ -102,6 +105,7 @@ __all__ = [
     "efficient_additive_weights",
     "embed",
     "evaluate",
+    "export",
     "freeze",
     "fuse",
     "list_models",
@@ -131,13 +135,15 @@ __all__ = [
 TRAINING = ("Run", "TrainConfig", "embed", "evaluate", "predict", "resume", "train")
 
 
-TOOLS = ("benchmark", "explain")
+TOOLS = ("benchmark", "explain", "exporting")
 
 
 def __getattr__(name: str) -> object:
     """Import training and the tools when they are first used, since most programs need neither."""
     if name in TRAINING:
         return getattr(import_module("regard.training"), name)
+    if name == "export":
+        return import_module("regard.exporting").export
     if name in TOOLS:
         return import_module(f"regard.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

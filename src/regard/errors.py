@@ -51,6 +51,10 @@ class UnsupportedError(RegardError, NotImplementedError):
     """A valid request without an implementation; the message lists every reason."""
 
 
+class ExportError(RegardError, ArithmeticError):
+    """An exported file that does not compute what its model computes."""
+
+
 class CheckpointError(RegardError, ValueError):
     """A checkpoint that cannot be read, or has unknown, missing or misshapen tensors."""
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from regard.cli import bench, check, convert, demo, embed, evaluate, info, look, models, predict, train
+from regard.cli import bench, check, convert, demo, embed, evaluate, export, info, look, models, predict, train
 from regard.errors import BrokenImageError, RegardError
 from regard.training.versions import version
 
@@ -44,6 +44,7 @@ app.add_typer(bench.app, name="bench")
 app.command()(bench.advise)
 app.command()(models.models)
 app.command()(info.info)
+app.command("export")(export.export_model)
 app.command()(convert.convert)
 app.command()(check.check)
 app.command()(demo.demo)

@@ -27,6 +27,8 @@ from regard.cli.inference import (
     report_broken,
 )
 from regard.cli.tables import Table, show
+from regard.exporting import FORMATS
+from regard.exporting.serving import serve
 from regard.training import Prediction
 from regard.training.output import writing
 from regard.training.prediction import write_csv
@@ -55,7 +57,7 @@ def predict(
     names = read_classes(classes)
     with nullcontext() if csv is None else writing(csv) as unfinished:
         predictions = training.predict(
-            find_model(model, weights),
+            serve(model) if _is_exported(model) else find_model(model, weights),
             images,
             weights=weights,
             classes=names,
@@ -73,6 +75,10 @@ def predict(
     elif csv is None:
         _show(predictions)
     report_broken([prediction.error for prediction in predictions if prediction.error is not None])
+
+
+def _is_exported(model: str) -> bool:
+    return Path(model).suffix.lower() in FORMATS
 
 
 def as_record(prediction: Prediction) -> dict[str, object]:

@@ -34,6 +34,11 @@ def instruction_sets() -> tuple[str, ...]:
     return RUNNABLE.get(torch.backends.cpu.get_cpu_capability(), ("portable",))
 
 
+def folders() -> list[Path]:
+    """Return the folders that may have the libraries: that of the sources, and that of an editable install."""
+    return [Path(folder) for folder in native.__path__]
+
+
 def load(instruction_set: str | None = None) -> Native:
     """Load the library of an instruction set; None loads the best for this processor.
 
@@ -52,7 +57,7 @@ def load(instruction_set: str | None = None) -> Native:
         names = (instruction_set,)
     problems = []
     for name in names:
-        for file in (Path(folder) / each.format(name) for folder in native.__path__ for each in FILES):
+        for file in (folder / each.format(name) for folder in folders() for each in FILES):
             try:
                 if file.is_file():
                     return Native(ctypes.CDLL(str(file)), name, "")
