@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from regard import MECHANISMS, OptionError, ShapeError
-from regard.benchmark import SUBJECTS, Size, Times, exponent, measure, peak_memory, select, time_in_turn
+from regard.benchmark import SUBJECTS, Size, Times, exponent, measure, memory, peak_memory, select, time_in_turn
 from regard.benchmark import mechanisms as subject_module
 
 TINY = Size((4, 6), 8, 2)
@@ -59,6 +59,21 @@ def test_memory_of_a_tensor():
     assert found is None or 31e6 < found < 40e6
 
 
+def test_memory_where_the_system_does_not_tell(tmp_path, monkeypatch):
+    """No such file, or a status without the figure; the call's own errors are not hidden."""
+    monkeypatch.setattr(memory, "STATUS", tmp_path / "status")
+    monkeypatch.setattr(memory, "FORGET", tmp_path / "forget")
+    assert peak_memory(lambda: None) is None
+    memory.STATUS.write_text("VmRSS:\t 12 kB\n")
+    assert peak_memory(lambda: None) is None
+    with pytest.raises(OSError, match="the call's"):
+        peak_memory(raise_error)
+
+
+def raise_error():
+    raise OSError("the call's")
+
+
 def test_wrong_results_are_not_timed(monkeypatch):
     class Wrong(torch.nn.Module):
         calls = 0
@@ -80,3 +95,5 @@ def test_errors():
         Size((4, 4), 7, 2)
     with pytest.raises(ShapeError, match="at least 1"):
         Size((0, 4), 8, 2)
+    with pytest.raises(ShapeError, match=r"got \\(0, 4x4, 8\\), 1 head$"):
+        Size((4, 4), 8, 1, 0)

@@ -57,19 +57,25 @@ def test_kernels(tmp_path):
 
 def test_models(tmp_path, monkeypatch):
     """Rows are in the file and in the table; the second call measures nothing."""
-    calls = []
+    calls, said = [], []
 
     def measure(case, seconds, timeout):
         calls.append(case)
         facts = {name: str(value) for name, value in machine.facts().items()}
-        return {**case, **facts, "infer_step_time": "2.0", "speedup": "1.5", "baseline": "timm eager"}
+        spread = "0.300" if case["runtime"] == "fused" else "0.010"
+        times = {"infer_step_time": "2.345", "infer_samples_per_sec": "426.44", "spread": spread}
+        return {**case, **facts, **times, "speedup": "1.512", "baseline": "timm eager"}
 
     monkeypatch.setattr("regard.cli.bench.measure_apart", measure)
     arguments = ("bench", "models", "--csv", tmp_path / "a.csv", "--models", "nat_nano", "--runtime", "eager,fused")
     for _ in range(2):
-        lines = call(*arguments).stdout.splitlines()
-        assert [line.split("\t")[2:5] for line in lines[1:]] == [["eager", "1", "2.0"], ["fused", "1", "2.0"]]
+        result = call(*arguments)
+        eager, fused = (line.split("\t")[2:7] for line in result.stdout.splitlines()[1:])
+        assert eager == ["eager", "1", "2.35 ms", "426", "1.51"]
+        assert fused == ["fused", "1", "2.3 ms noisy", "426", "1.51"]
+        said.append(result.stderr)
     assert len(calls) == 2
+    assert "1/2  nat_nano regard eager x 1: 2.345 ms" in said[0] and "2/2" not in said[1]
     assert len(list(csv.DictReader((tmp_path / "a.csv").read_text().splitlines()))) == 2
 
 
@@ -101,6 +107,16 @@ def test_advice_ranks_all_mechanisms(tmp_path):
         (("bench", "models", "--csv", "a.csv", "--models", "nope"), "unknown model 'nope'"),
         (("bench", "models", "--csv", "a.csv", "--runtime", "eagre"), "unknown runtime 'eagre'"),
         (("bench", "models", "--csv", "a.csv", "--batch", "1,b"), "expected whole numbers separated by commas"),
+        (
+            ("bench", "mechanisms", "--json", "a", "--csv", "./a"),
+            "expected different files for --json, --csv and --plot",
+        ),
+        (("bench", "mechanisms", "--threads", "100000"), "threads, as many as this process may use cores, got 100000"),
+        (("bench", "--compare", "a.json", "b.json", "mechanisms"), "expected --compare alone, got mechanisms, too"),
+        (
+            ("bench", "models", "--csv", "a.csv", "--models", "nat_nano", "--libraries", "timm"),
+            "expected a library that",
+        ),
         (("bench", "--compare", "no.json", "no.json"), "expected a JSON file that regard bench has written"),
         (("advise", "--grid", "8x8x8", "--dim", "8", "--heads", "2"), "expected a grid such as 56x28"),
     ],
@@ -110,3 +126,17 @@ def test_errors(tmp_path, monkeypatch, arguments, message):
     result = call(*arguments, code=2)
     assert message in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"rows": 3}', '{"rows": ["a"]}', '{"rows": [{"mechanism": "x"}]}'])
+def test_other_files_are_not_compared(tmp_path, content):
+    (tmp_path / "a.json").write_text(content)
+    result = call("bench", "--compare", tmp_path / "a.json", tmp_path / "a.json", code=2)
+    assert "expected a JSON file that regard bench has written" in result.stderr
+
+
+def test_missing_peers_are_said_once(monkeypatch):
+    monkeypatch.setattr("regard.benchmark.peers.find_spec", lambda package: None if package == "natten" else True)
+    result = call("bench", "mechanisms", *FAST, "--mechanisms", "neighborhood", "--peers", "natten")
+    said = [line for line in result.stderr.splitlines() if "natten" in line]
+    assert said == ["without natten: natten is not installed"]

@@ -77,7 +77,8 @@ class Size:
         }
 
     def __str__(self) -> str:
-        return f"({self.batch}, {self.grid[0]}x{self.grid[1]}, {self.dim}), {self.heads} heads"
+        heads = "1 head" if self.heads == 1 else f"{self.heads} heads"
+        return f"({self.batch}, {self.grid[0]}x{self.grid[1]}, {self.dim}), {heads}"
 
 
 @dataclass(frozen=True)

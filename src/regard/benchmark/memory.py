@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+STATUS, FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
 
 def peak_memory(call: Callable[[], object], device: str = "cpu") -> int | None:
     """Return the bytes by which a call raises this process's memory at its peak; None where the system cannot tell.
@@ -24,17 +26,25 @@ def peak_memory(call: Callable[[], object], device: str = "cpu") -> int | None:
         allocated = torch.cuda.memory_allocated(device)
         call()
         return torch.cuda.max_memory_allocated(device) - allocated
-    status, forget = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    before = _forget_peak()
+    if before is None:
+        return None
+    call()
+    peak = _field("VmHWM")
+    return None if peak is None else max(0, peak - before)
+
+
+def _forget_peak() -> int | None:
+    """Give freed memory back to the system, and let its record of the peak begin anew; return what is in use now."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
-        forget.write_text("5")  # the peak so far
-        before = _field(status, "VmRSS")
-        call()
-        return max(0, _field(status, "VmHWM") - before)
-    except (OSError, AttributeError):  # another system, another C library
+        FORGET.write_text("5")
+    except (OSError, AttributeError, TypeError):  # another system, another C library
         return None
+    return _field("VmRSS")
 
 
-def _field(status: Path, name: str) -> int:
-    lines = status.read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+def _field(name: str) -> int | None:
+    """Return a figure of this process's status, in bytes; None where the system does not have it."""
+    lines = STATUS.read_text().splitlines() if STATUS.exists() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)

@@ -35,7 +35,8 @@ def cases(
     """Return the cases that the filters select, the rows of one model next to each other.
 
     Raises:
-        OptionError: an unknown library or runtime, a pattern that selects no model, or a batch size below 1.
+        OptionError: an unknown library or runtime, a pattern that selects no model, a batch size below 1, or models
+            that none of the libraries has.
     """
     for kind, words, known in (("library", libraries, LIBRARIES), ("runtime", runtimes, tuple(RUNTIMES))):
         for word in words:
@@ -47,7 +48,7 @@ def cases(
     if min(batches) < 1:
         raise OptionError(f"batch sizes must be at least 1, got {min(batches)}")
     is_timms = require("timm", "train").is_model
-    return [
+    found = [
         dict(zip(CASE, (name, library, runtime, str(batch), str(variant.image_size)), strict=True))
         for name, variant in MODELS.items()
         if any(fnmatchcase(name, pattern) for pattern in patterns)
@@ -56,6 +57,11 @@ def cases(
         if library == "regard" or is_timms(name)
         for runtime in runtimes
     ]
+    if not found:
+        raise OptionError(
+            f"expected a library that has {','.join(patterns)}, got {','.join(libraries)}; add regard to the libraries"
+        )
+    return found
 
 
 def usable(runtimes: Sequence[str], report: Callable[[str], object]) -> list[str]:
@@ -67,23 +73,18 @@ def usable(runtimes: Sequence[str], report: Callable[[str], object]) -> list[str
     return [name for name in runtimes if not problems.get(name)]
 
 
-def fill(
-    results: Results, wanted: Sequence[Row], measure: Callable[[Row], Row], *, retry: bool = False
-) -> Iterator[tuple[Row, int]]:
-    """Measure the cases that have no row on this machine yet, append their rows, and yield each with what is left.
-
-    Args:
-        results: the file.
-        wanted: the cases.
-        measure: returns the row of a case.
-        retry: whether rows that have an error are measured again.
-    """
+def missing(results: Results, wanted: Sequence[Row], *, retry: bool = False) -> list[Row]:
+    """Return the cases that have no row on this machine yet; with `retry`, also those whose row has an error."""
     found = [results.find(case) for case in wanted]
-    missing = [case for case, row in zip(wanted, found, strict=True) if row is None or (retry and row["error"])]
-    for place, case in enumerate(missing, 1):
+    return [case for case, row in zip(wanted, found, strict=True) if row is None or (retry and row["error"])]
+
+
+def fill(results: Results, unmeasured: Sequence[Row], measure: Callable[[Row], Row]) -> Iterator[Row]:
+    """Measure cases, append their rows to the results, and yield each row when it is complete."""
+    for case in unmeasured:
         row = measure(case)
         results.append(row)
-        yield row, len(missing) - place
+        yield row
 
 
 def measure_apart(case: Row, *, seconds: float, timeout: float) -> Row:
@@ -109,11 +110,11 @@ def outcome(row: Mapping[str, str]) -> str:
     """Return what a printed line says about a row."""
     if row.get("error"):
         return f"error: {row['error']}"
-    return f"{row['infer_step_time']} ms, {row['speedup']} times {row['baseline']}"
+    return f"{row['infer_step_time']} ms, {row['speedup']} times as fast as {row['baseline']}"
 
 
 def _run_alone(command: Sequence[str], log: Path, timeout: float) -> int | None:
-    """Run a command in a process group, of which nothing is left at the end; return its exit code, None if too late."""
+    """Run a command in a process group and end the whole group; return its exit code, or None after the timeout."""
     with log.open("w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
     try:
@@ -121,6 +122,9 @@ def _run_alone(command: Sequence[str], log: Path, timeout: float) -> int | None:
     except subprocess.TimeoutExpired:
         return None
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        if hasattr(os, "killpg"):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        else:  # Windows has no process groups
+            process.kill()
         process.wait()

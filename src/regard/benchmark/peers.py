@@ -12,7 +12,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from regard.attention import set_backend
+from regard.attention import (
+    Attention,
+    EfficientAdditiveAttention,
+    NeighborhoodAttention2d,
+    SeparableAttention,
+    TalkingHeadsAttention,
+    WindowAttention,
+    set_backend,
+)
 from regard.benchmark.flex import attend_neighborhoods
 from regard.benchmark.race import Contender
 from regard.benchmark.runtimes import RUNTIMES
@@ -115,16 +123,17 @@ def _channels_first() -> dict[str, Layout]:
     return {"arrange": lambda x: x.permute(0, 3, 1, 2).contiguous(), "restore": lambda x: x.permute(0, 2, 3, 1)}
 
 
-def _unfolded(grid: Grid, side: int) -> dict[str, Layout]:
-    """Return the layouts of tokens that are grouped by their place in square patches, `[B, C, P, N]`."""
-    rows, columns = (length // side for length in grid)
+def _unfolded(grid: Grid, patch_size: int | Sequence[int]) -> dict[str, Layout]:
+    """Return the layouts of tokens that are grouped by their place in the patches, `[B, C, P, N]`."""
+    height, width = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
+    rows, columns = grid[0] // height, grid[1] // width
 
     def arrange(x: Tensor) -> Tensor:
-        x = x.unflatten(2, (columns, side)).unflatten(1, (rows, side))  # [B, rows, side, columns, side, C]
+        x = x.unflatten(2, (columns, width)).unflatten(1, (rows, height))  # [B, rows, height, columns, width, C]
         return x.permute(0, 5, 2, 4, 1, 3).flatten(4, 5).flatten(2, 3).contiguous()
 
     def restore(x: Tensor) -> Tensor:
-        x = x.unflatten(3, (rows, columns)).unflatten(2, (side, side))
+        x = x.unflatten(3, (rows, columns)).unflatten(2, (height, width))
         return x.permute(0, 4, 2, 5, 3, 1).flatten(3, 4).flatten(1, 2)
 
     return {"arrange": arrange, "restore": restore}
@@ -140,17 +149,17 @@ def _as_convolutions(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key: value[..., None, None] if value.ndim == 2 else value for key, value in weights.items()}
 
 
-def _timm_softmax(ours: Any, grid: Grid) -> Form:  # noqa: ANN401
+def _timm_softmax(ours: Attention, grid: Grid) -> Form:
     made = import_module("timm.layers").Attention(ours.proj.in_features, ours.num_heads, qkv_bias=True)
     return Form(_loaded(made, ours.state_dict()), **_flat(grid))
 
 
-def _timm_talking_heads(ours: Any, grid: Grid) -> Form:  # noqa: ANN401
+def _timm_talking_heads(ours: TalkingHeadsAttention, grid: Grid) -> Form:
     made = import_module("timm.models.cait").TalkingHeadAttn(ours.proj.in_features, ours.num_heads, qkv_bias=True)
     return Form(_loaded(made, ours.state_dict()), **_flat(grid))
 
 
-def _timm_window(ours: Any, grid: Grid) -> Form:  # noqa: ANN401
+def _timm_window(ours: WindowAttention, grid: Grid) -> Form:
     block = import_module("timm.models.swin_transformer").SwinTransformerBlock(
         ours.proj.in_features,
         grid,
@@ -159,33 +168,32 @@ def _timm_window(ours: Any, grid: Grid) -> Form:  # noqa: ANN401
         shift_size=tuple(ours.shift_size),
     )
     block.attn.load_state_dict(ours.state_dict())
-    return Form(_AttentionOf(block.eval()))
+    return Form(_AttentionOf(block.eval().attn, block._attn))
 
 
 class _AttentionOf(nn.Module):
     """The attention of a block of timm's Swin, with shift, partition and mask, without MLP, norms and residuals."""
 
-    def __init__(self, block: Any) -> None:  # noqa: ANN401
+    def __init__(self, attention: nn.Module, attend: Layout) -> None:
         super().__init__()
-        self.attn = block.attn
-        self._attend = block._attn
+        self.attn, self._attend = attention, attend
 
     def forward(self, x: Tensor) -> Tensor:
         return self._attend(x)
 
 
-def _timm_efficient_additive(ours: Any, grid: Grid) -> Form:  # noqa: ANN401
+def _timm_efficient_additive(ours: EfficientAdditiveAttention, grid: Grid) -> Form:
     width = ours.to_query.in_features
     made = import_module("timm.models.swiftformer").EfficientAdditiveAttention(width, width)
     return Form(_loaded(made, ours.state_dict()), **_channels_first())
 
 
-def _timm_separable(ours: Any, grid: Grid) -> Form:  # noqa: ANN401
+def _timm_separable(ours: SeparableAttention, grid: Grid) -> Form:
     made = import_module("timm.models.mobilevit").LinearSelfAttention(ours.dim)
     return Form(_loaded(made, _as_convolutions(ours.state_dict())), **_unfolded(grid, ours.patch_size))
 
 
-def _torchvision_window(ours: Any, grid: Grid) -> Form:  # noqa: ANN401
+def _torchvision_window(ours: WindowAttention, grid: Grid) -> Form:
     made = import_module("torchvision.models.swin_transformer").ShiftedWindowAttention(
         ours.proj.in_features, list(ours.window_size), list(ours.shift_size), ours.num_heads
     )
@@ -193,7 +201,7 @@ def _torchvision_window(ours: Any, grid: Grid) -> Form:  # noqa: ANN401
     return Form(_loaded(made, {**ours.state_dict(), "relative_position_index": index}))
 
 
-def _transformers_separable(ours: Any, grid: Grid) -> Form:  # noqa: ANN401
+def _transformers_separable(ours: SeparableAttention, grid: Grid) -> Form:
     models = import_module("transformers.models.mobilevitv2.modeling_mobilevitv2")
     made = models.MobileViTV2LinearSelfAttention(import_module("transformers").MobileViTV2Config(), ours.dim)
     weights = _as_convolutions(ours.state_dict())
@@ -201,7 +209,7 @@ def _transformers_separable(ours: Any, grid: Grid) -> Form:  # noqa: ANN401
     return Form(_loaded(made, renamed), **_unfolded(grid, ours.patch_size))
 
 
-def _torch_softmax(ours: Any, grid: Grid) -> Form:  # noqa: ANN401
+def _torch_softmax(ours: Attention, grid: Grid) -> Form:
     made = nn.MultiheadAttention(ours.proj.in_features, ours.num_heads, batch_first=True)
     names = {"qkv.weight": "in_proj_weight", "qkv.bias": "in_proj_bias"}
     weights = {names.get(key, f"out_{key}"): value for key, value in ours.state_dict().items()}
@@ -222,7 +230,7 @@ class _SelfAttention(nn.Module):
 class _Neighborhood(nn.Module):
     """Our projections around another implementation of neighborhood attention."""
 
-    def __init__(self, ours: Any, attend: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:  # noqa: ANN401
+    def __init__(self, ours: NeighborhoodAttention2d, attend: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
         super().__init__()
         self.qkv, self.proj, self.rpb = ours.qkv, ours.proj, ours.rpb
         self.heads, self.attend = ours.num_heads, attend
@@ -232,11 +240,12 @@ class _Neighborhood(nn.Module):
         return self.proj(self.attend(query, key, value).flatten(-2))
 
 
-def _flex_neighborhood(ours: Any, grid: Grid) -> Form:  # noqa: ANN401
-    return Form(_Neighborhood(ours, attend_neighborhoods(grid, ours.kernel_size, ours.rpb, ours.rpb.device.type)))
+def _flex_neighborhood(ours: NeighborhoodAttention2d, grid: Grid) -> Form:
+    device = ours.qkv.weight.device.type
+    return Form(_Neighborhood(ours, attend_neighborhoods(grid, ours.kernel_size, ours.rpb, device)))
 
 
-def _natten_neighborhood(ours: Any, grid: Grid) -> Form:  # noqa: ANN401
+def _natten_neighborhood(ours: NeighborhoodAttention2d, grid: Grid) -> Form:
     raise UnsupportedError("NATTEN's operators have no relative bias; `regard bench kernels` compares without it")
 
 
@@ -253,7 +262,7 @@ MODULES: dict[tuple[str, str], Callable[[Any, Grid], Form]] = {
     ("natten", "neighborhood"): _natten_neighborhood,
 }
 """By peer and mechanism: a function from our module and the grid of its tokens to the other module."""
-PACKAGES = {"sdpa": "torch", "flex": "torch"}
+PACKAGES = {"sdpa": "torch", "flex": "torch", "reference": "regard"}
 """Of the peers that have another name."""
 PEERS = (*dict.fromkeys(name for name, _ in MODULES), *RUN)
 """The names of all peers: libraries, PyTorch's own attention, and runtimes."""

@@ -91,6 +91,7 @@ def write_csv(file: str | Path, records: Sequence[Record], machine: Machine, ste
 
 KEYS = ("mechanism", "library", "grid", "shape", "dim", "heads", "batch", "dtype", "device")
 """Columns that say what a row is about; rows of mechanisms and of kernels have some of them each."""
+COMPARED = ("forward_ms", "noisy")
 
 
 def compare(before: str | Path, after: str | Path) -> list[Record]:
@@ -109,7 +110,7 @@ def compare(before: str | Path, after: str | Path) -> list[Record]:
         {
             "mechanism": new[key]["mechanism"],
             "library": new[key]["library"],
-            "size": new[key].get("grid") or new[key].get("shape"),
+            "size": new[key]["shape"] if new[key]["grid"] is None else new[key]["grid"],
             "before_ms": old[key]["forward_ms"],
             "after_ms": new[key]["forward_ms"],
             "ratio": new[key]["forward_ms"] / old[key]["forward_ms"],
@@ -121,9 +122,12 @@ def compare(before: str | Path, after: str | Path) -> list[Record]:
 
 def _rows(file: str | Path) -> dict[tuple[object, ...], Record]:
     try:
-        rows = json.loads(Path(file).read_text())["rows"]
-        return {tuple(row.get(key) for key in KEYS): row for row in rows if row["forward_ms"] is not None}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        rows = [
+            {key: row.get(key) for key in KEYS} | {key: row[key] for key in ("mechanism", "library", *COMPARED)}
+            for row in json.loads(Path(file).read_text())["rows"]
+        ]
+        return {tuple(row[key] for key in KEYS): row for row in rows if row["forward_ms"] is not None}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"expected a JSON file that regard bench has written, got {str(file)!r} ({error}); write one with --json"
         ) from error

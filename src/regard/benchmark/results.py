@@ -43,18 +43,18 @@ class Results:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
-            with self.path.open("a"):  # before the long work
-                text = self.path.read_text()
+            with self.path.open("ab"):  # before the long work
+                text = self.path.read_bytes().decode()
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"expected a CSV file that can be written, got {str(path)!r} ({error})") from error
         whole = text[: text.rfind("\n") + 1]
-        header = tuple(whole.partition("\n")[0].split(","))
+        header = tuple(whole.partition("\n")[0].rstrip("\r").split(","))
         if whole and header != COLUMNS:
             raise DataError(
                 f"expected a file with the columns of `regard bench models`, got {str(path)!r}, which begins with "
                 f"{whole[:60]!r}; name another file"
             )
-        self.rows: list[Row] = list(csv.DictReader(io.StringIO(whole)))
+        self.rows: list[Row] = list(csv.DictReader(io.StringIO(whole, newline="")))
         if whole != text:
             os.truncate(self.path, len(whole.encode()))
         if not whole:

@@ -12,13 +12,15 @@ import typer
 
 from regard import benchmark
 from regard.benchmark import KERNEL_PEERS, PEERS, Machine, Measurement, Size, Steal
-from regard.benchmark.models import LIBRARIES, cases, fill, measure_apart, outcome, usable
+from regard.benchmark.models import LIBRARIES, cases, fill, measure_apart, missing, outcome, usable
+from regard.benchmark.peers import problem_of
 from regard.benchmark.results import Results
 from regard.benchmark.runtimes import RUNTIMES
 from regard.cli.bench_tables import show_advice, show_comparison, show_kernels, show_mechanisms, show_models
 from regard.cli.progress import Progress
 from regard.errors import OptionError, UnsupportedError
 from regard.native import loader
+from regard.training.devices import count_cores
 from regard.training.output import writing
 
 SWEEP = (16, 32, 64, 128)
@@ -47,6 +49,7 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.callback(invoke_without_command=True)
 def bench(
+    ctx: typer.Context,
     compare: Annotated[
         tuple[Path, Path] | None, typer.Option(metavar="BEFORE AFTER", help="Compare two JSON files; measure nothing.")
     ] = None,
@@ -55,8 +58,11 @@ def bench(
 
     Example: regard bench mechanisms --grids 14,28,56 --dim 96 --heads 3
     """
-    if compare is not None:
-        show_comparison(benchmark.compare(*compare))
+    if compare is None:
+        return
+    if ctx.invoked_subcommand is not None:
+        raise OptionError(f"expected --compare alone, got {ctx.invoked_subcommand}, too; leave one of them out")
+    show_comparison(benchmark.compare(*compare))
 
 
 @app.command()
@@ -177,11 +183,9 @@ def models(
     wanted = [case for case in wanted if case["runtime"] in kept]
     _select(threads, None)
     results = Results(csv_file)
-    progress = None
-    for row, left in fill(
-        results, wanted, lambda case: measure_apart(case, seconds=seconds, timeout=timeout), retry=retry
-    ):
-        progress = Progress(left + 1) if progress is None else progress
+    unmeasured = missing(results, wanted, retry=retry)
+    progress = Progress(len(unmeasured))
+    for row in fill(results, unmeasured, lambda case: measure_apart(case, seconds=seconds, timeout=timeout)):
         progress.step(f"{row['model']} {row['library']} {row['runtime']} x {row['infer_batch_size']}: {outcome(row)}")
     show_models(results, wanted)
 
@@ -233,6 +237,9 @@ def _outputs(
     json_file: Path | None, csv_file: Path | None = None, plot: Path | None = None, device: str = "cpu"
 ) -> Iterator[_Outputs]:
     """Check the files before the long work, measure the machine, and print its facts."""
+    named = [file.resolve() for file in (json_file, csv_file, plot) if file is not None]
+    if len(set(named)) < len(named):
+        raise OptionError(f"expected different files for --json, --csv and --plot, got {', '.join(map(str, named))}")
     with ExitStack() as stack:
         files = [None if file is None else stack.enter_context(writing(file)) for file in (json_file, csv_file, plot)]
         steal, machine = Steal(), Machine.measure(device=device)
@@ -261,6 +268,10 @@ def _say(line: str) -> None:
 
 def _select(threads: int | None, instruction_set: str | None) -> None:
     if threads is not None:
+        if threads > count_cores():
+            raise OptionError(
+                f"expected at most {count_cores()} threads, as many as this process may use cores, got {threads}"
+            )
         torch.set_num_threads(threads)
     if instruction_set is not None:
         native = loader.load(instruction_set)
@@ -274,12 +285,16 @@ def _names(text: str | None) -> list[str] | None:
 
 
 def _peers(text: str, known: Collection[str]) -> list[str]:
-    """Return the peers that a text names, before anything is measured."""
-    names = list(known) if text == "all" else text.split(",") if text else []
+    """Return the peers that a text names and this installation has, and say which others are left out."""
+    names = list(known) if text == "all" else list(dict.fromkeys(text.split(","))) if text else []
     for name in names:
         if name not in known:
             raise OptionError.unknown("peer", name, known)
-    return names
+    problems = {name: problem_of(name) for name in names}
+    for name, problem in problems.items():
+        if problem:
+            _say(f"without {name}: {problem}")
+    return [name for name in names if not problems[name]]
 
 
 def _whole(text: str) -> int:

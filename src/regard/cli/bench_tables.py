@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from regard.benchmark import SUBJECTS, Record
 from regard.benchmark.results import Results, Row
 from regard.cli.tables import Table, show
+from regard.timing import NOISY
 
 
 def show_mechanisms(records: Sequence[Record], growth: Mapping[str, float]) -> None:
@@ -56,15 +57,23 @@ def show_comparison(rows: Sequence[Record]) -> None:
 
 def show_models(results: Results, wanted: Sequence[Row]) -> None:
     """Show the rows of the cases, one model's rows next to each other."""
-    numbers = ("ms per call", "images/s", "x eager", "GMACs")
+    numbers = ("per call", "images/s", "speedup", "GMACs")
     table = Table("model", "library", "runtime", "batch", *numbers, "problem", right=("batch", *numbers))
     for case in wanted:
         row = results.find(case)
         if row is not None:
-            figures = ("infer_step_time", "infer_samples_per_sec", "speedup", "infer_gmacs")
             names = ("model", "library", "runtime", "infer_batch_size")
-            table.add(*(row[name] for name in (*names, *figures)), row["error"])
+            table.add(*(row[name] for name in names), *_figures(row), row["infer_gmacs"], row["error"])
     show(table)
+
+
+def _figures(row: Row) -> tuple[str, str, str]:
+    """Return the cells of a model's time, rate and speed-up, empty where the row has none."""
+    if not row["infer_step_time"]:
+        return "", "", ""
+    is_noisy = float(row["spread"]) > NOISY
+    milliseconds, rate = (_digits(float(row[name]), is_noisy) for name in ("infer_step_time", "infer_samples_per_sec"))
+    return f"{milliseconds} ms{' noisy' if is_noisy else ''}", rate, f"{float(row['speedup']):.2f}"
 
 
 def show_advice(records: Sequence[Record]) -> None:
