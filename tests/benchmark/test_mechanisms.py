@@ -95,5 +95,5 @@ def test_errors():
         Size((4, 4), 7, 2)
     with pytest.raises(ShapeError, match="at least 1"):
         Size((0, 4), 8, 2)
-    with pytest.raises(ShapeError, match=r"got \\(0, 4x4, 8\\), 1 head$"):
+    with pytest.raises(ShapeError, match=r"got \(0, 4x4, 8\), 1 head$"):
         Size((4, 4), 8, 1, 0)
