@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --quiet
-KERNELS := $(wildcard src/regard/*/*.cpp src/regard/*/*.h src/regard/attention/*/*.cpp src/regard/attention/*/*.h)
+KERNELS := $(wildcard src/regard/*/*.cpp src/regard/*/*.h src/regard/*/*/*.cpp src/regard/*/*/*.h)
 NATIVE := CMakeLists.txt $(KERNELS)
 
 .PHONY: help demo test test-rest test-all test-lowered test-aarch64 test-triton test-gpu resources check bench table calibrate sanitize docs pictures clean

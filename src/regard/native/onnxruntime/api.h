@@ -11,8 +11,8 @@
 namespace regard::onnxruntime {
 
 constexpr uint32_t kApiVersion = 17;
-constexpr int kFloat = 1;            // element types, as in ONNX
-constexpr int kInvalidArgument = 2;  // an error code
+constexpr int kFloat = 1;                       // element types, as in ONNX
+constexpr int kFail = 1, kInvalidArgument = 2;  // error codes
 constexpr int kRequired = 0, kOptional = 1;
 
 struct Status;  // null is success
@@ -142,11 +142,37 @@ Status* guarded(const Api* api, Body body) noexcept {
     try {
         body();
         return nullptr;
-    } catch (const std::exception& error) {
+    } catch (const std::invalid_argument& error) {
         return call<CreateStatus>(api, kInvalidArgument, error.what());
+    } catch (const std::exception& error) {
+        return call<CreateStatus>(api, kFail, error.what());
     } catch (...) {
-        return call<CreateStatus>(api, kInvalidArgument, "regard: unknown error");
+        return call<CreateStatus>(api, kFail, "regard: unknown error");
     }
+}
+
+inline void require(bool is_met, const std::string& message) {
+    if (!is_met) throw std::invalid_argument("regard: " + message);
+}
+
+using Sizes = std::vector<int64_t>;
+
+// The product of sizes. Tensors without elements may have axes whose lengths overflow in any other order.
+inline int64_t product(const Sizes& sizes) {
+    int64_t result = 1;
+    bool is_too_large = false;
+    for (const int64_t size : sizes) {
+        if (size == 0) return 0;
+        is_too_large |= __builtin_mul_overflow(result, size, &result);
+    }
+    require(!is_too_large, "sizes are too large");
+    return result;
+}
+
+inline std::string described(const Sizes& sizes) {
+    std::string text;
+    for (const int64_t size : sizes) text += (text.empty() ? "" : ", ") + std::to_string(size);
+    return "[" + text + "]";
 }
 
 // The attributes of a node.
@@ -164,27 +190,24 @@ struct Attributes {
         check<GetInt>(api, info, name, &value);
         return value;
     }
-    std::vector<int64_t> list(const char* name) const {
+    Sizes list(const char* name) const {
         size_t count = 0;
         check<GetInts>(api, info, name, static_cast<int64_t*>(nullptr), &count);
-        std::vector<int64_t> values(count);
+        Sizes values(count);
         if (count) check<GetInts>(api, info, name, values.data(), &count);
         return values;
     }
 };
 
-// A tensor of a call; without data if an optional input is absent.
+// A tensor of a call.
 struct Array {
     float* data = nullptr;
-    std::vector<int64_t> shape;
+    Sizes shape;
+    bool is_given = false;  // false for an optional input that is absent
 
     int64_t rank() const { return int64_t(shape.size()); }
     int64_t at(int64_t axis) const { return shape[size_t(axis < 0 ? axis + rank() : axis)]; }
-    int64_t count() const {
-        int64_t product = 1;
-        for (const int64_t size : shape) product *= size;
-        return product;
-    }
+    int64_t count() const { return product(shape); }
 };
 
 // One call of a node.
@@ -192,28 +215,41 @@ struct Call {
     const Api* api;
     KernelContext* context;
 
-    Array input(size_t index) const {
+    size_t input_count() const {
         size_t count = 0;
         check<GetInputCount>(api, static_cast<const KernelContext*>(context), &count);
-        const Value* value = nullptr;
-        if (index < count) check<GetInput>(api, static_cast<const KernelContext*>(context), index, &value);
-        return value ? described(const_cast<Value*>(value)) : Array{};
+        return count;
     }
-    Array output(size_t index, const std::vector<int64_t>& shape) const {
+    Array input(size_t index) const {
+        const Value* value = nullptr;
+        if (index < input_count()) check<GetInput>(api, static_cast<const KernelContext*>(context), index, &value);
+        return value ? array_of(const_cast<Value*>(value)) : Array{};
+    }
+    Array output(size_t index, const Sizes& shape) const {
         Value* value = nullptr;
         check<GetOutput>(api, context, index, shape.data(), shape.size(), &value);
-        Array array{nullptr, shape};
+        require(value, "all outputs must have a name");
+        Array array{nullptr, shape, true};
         void* data = nullptr;
         check<GetData>(api, value, &data);
         array.data = static_cast<float*>(data);
         return array;
     }
+    // The shapes of all inputs, for an error.
+    std::string shapes() const {
+        std::string text;
+        for (size_t index = 0; index < input_count(); ++index) {
+            const Array one = input(index);
+            text += (index ? ", " : "") + (one.is_given ? described(one.shape) : std::string("none"));
+        }
+        return text;
+    }
 
    private:
-    Array described(Value* value) const {
+    Array array_of(Value* value) const {
         TypeAndShape* type = nullptr;
         check<GetTypeAndShape>(api, static_cast<const Value*>(value), &type);
-        Array array;
+        Array array{nullptr, {}, true};
         int element = 0;
         size_t rank = 0;
         Status* status = call<GetElementType>(api, static_cast<const TypeAndShape*>(type), &element);
@@ -226,7 +262,7 @@ struct Call {
             call<ReleaseStatus>(api, status);
             throw std::runtime_error("regard: an input has no shape");
         }
-        if (element != kFloat) throw std::runtime_error("regard: inputs must be float32");
+        require(element == kFloat, "inputs must be float32");
         void* data = nullptr;
         check<GetData>(api, value, &data);
         array.data = static_cast<float*>(data);

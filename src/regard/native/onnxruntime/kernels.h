@@ -88,16 +88,4 @@ class InPool {
     SetRunner set_;
 };
 
-// Describes a tensor of `[B, *grid, heads, channels]`, whose positions are `pitch` elements apart.
-inline Operand operand(float* data, int64_t batch_stride, const std::vector<int64_t>& grid, int64_t pitch,
-                       int64_t head_stride) {
-    Operand result{data, {batch_stride, 0, 0, 0, head_stride, 1}};
-    int64_t stride = pitch;
-    for (size_t axis = grid.size(), place = 3; axis-- > 0; --place) {
-        result.strides[place] = stride;
-        stride *= grid[axis];
-    }
-    return result;
-}
-
 }  // namespace regard::onnxruntime

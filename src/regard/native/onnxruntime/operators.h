@@ -1,86 +1,9 @@
 // The operators of the domain "regard": each reads its attributes once, and checks every shape of every call.
 #pragma once
 
-#include <algorithm>
-
-#include "kernels.h"
+#include "shapes.h"
 
 namespace regard::onnxruntime {
-
-constexpr int64_t kMaxHeadDim = 256;
-using Sizes = std::vector<int64_t>;
-
-inline void require(bool is_met, const char* message) {
-    if (!is_met) throw std::invalid_argument(std::string("regard: ") + message);
-}
-
-// Query, key and value: three tensors `[B, *grid, nh, hd]`, or one, `[B, *grid, 3, nh, hd]`, if the node is packed.
-struct Heads {
-    int64_t batch, heads, query_dim, value_dim;
-    Sizes grid;
-    Operand query, key, value;
-
-    Heads(const Call& call, bool is_packed) {
-        const Array first = call.input(0);
-        const int64_t extra = is_packed ? 1 : 0;
-        require(first.rank() >= 4 + extra && first.rank() <= 6 + extra, "query must be [B, *grid, heads, channels]");
-        batch = first.at(0), heads = first.at(-2), query_dim = value_dim = first.at(-1);
-        grid.assign(first.shape.begin() + 1, first.shape.end() - 2 - extra);
-        const auto described = [&](float* data, int64_t dim, int64_t pitch) {
-            return operand(data, count() * pitch, grid, pitch, dim);
-        };
-        if (is_packed) {
-            require(first.at(-3) == 3, "a packed input must be [B, *grid, 3, heads, channels]");
-            const int64_t width = heads * query_dim;
-            query = described(first.data, query_dim, 3 * width);
-            key = described(first.data + width, query_dim, 3 * width);
-            value = described(first.data + 2 * width, query_dim, 3 * width);
-        } else {
-            const Array second = call.input(1), third = call.input(2);
-            require(second.shape == first.shape, "key must have query's shape");
-            require(third.rank() == first.rank() &&
-                        std::equal(first.shape.begin(), first.shape.end() - 1, third.shape.begin()),
-                    "value must have query's shape but for its channels");
-            value_dim = third.at(-1);
-            query = described(first.data, query_dim, heads * query_dim);
-            key = described(second.data, query_dim, heads * query_dim);
-            value = described(third.data, value_dim, heads * value_dim);
-        }
-        require(is_empty() || (query_dim <= kMaxHeadDim && value_dim <= kMaxHeadDim), "heads have too many channels");
-    }
-    int64_t count() const {
-        int64_t product = 1;
-        for (const int64_t length : grid) product *= length;
-        return product;
-    }
-    bool is_empty() const { return batch * count() * heads * query_dim * value_dim == 0; }
-    // Allocates the output and describes it.
-    Operand output(const Call& call) const {
-        Sizes shape{batch};
-        shape.insert(shape.end(), grid.begin(), grid.end());
-        shape.insert(shape.end(), {heads, value_dim});
-        return operand(call.output(0, shape).data, count() * heads * value_dim, grid, heads * value_dim, value_dim);
-    }
-};
-
-// Three numbers, one per grid axis, missing axes first.
-inline void per_axis(int64_t* target, const Sizes& values, int64_t missing) {
-    const size_t absent = 3 - values.size();
-    for (size_t axis = 0; axis < 3; ++axis) target[axis] = axis < absent ? missing : values[axis - absent];
-}
-
-// A relative bias, `[heads, 2 * size - 1 per axis]`, or null.
-inline const float* relative_bias(const Array& bias, int64_t heads, const Sizes& sizes) {
-    if (!bias.data && bias.shape.empty()) return nullptr;
-    Sizes expected{heads};
-    for (const int64_t size : sizes) expected.push_back(2 * size - 1);
-    require(bias.shape == expected, "bias must be [heads, 2 * size - 1 per axis]");
-    return bias.data;
-}
-
-inline void finish(int code) {
-    if (code) throw std::runtime_error("regard: a kernel could not allocate its scratch memory");
-}
 
 struct Neighborhood {
     static constexpr const char* kName = "NeighborhoodAttention";
@@ -108,8 +31,8 @@ struct Neighborhood {
         const size_t axes = kernel_size.size();
         require(axes >= 1 && axes <= 3 && dilation.size() == axes && stride.size() == axes && is_causal.size() == axes,
                 "kernel_size, dilation, stride and is_causal must have one number per grid axis");
+        require_lengths(kernel_size), require_lengths(dilation), require_lengths(stride);
         for (size_t axis = 0; axis < axes; ++axis) {
-            require(kernel_size[axis] >= 1 && dilation[axis] >= 1 && stride[axis] >= 1, "sizes must be at least 1");
             require(stride[axis] <= kernel_size[axis], "stride must be at most kernel_size");
         }
     }
@@ -124,7 +47,7 @@ struct Neighborhood {
         }
         const float* bias = relative_bias(call.input(3), in.heads, kernel_size);
         const Operand operands[] = {in.query, in.key, in.value, in.output(call)};
-        if (in.is_empty()) return;
+        if (in.is_empty) return;
         std::vector<float> statistics(size_t(in.batch * in.count() * in.heads));
         using Function = int (*)(int64_t, const Problem*, const Operand*, const void*, void*);
         static const auto forward = Library::get().function<Function>("regard_neighborhood_forward");
@@ -136,6 +59,7 @@ struct Neighborhood {
 struct Window {
     static constexpr const char* kName = "WindowAttention";
     static constexpr size_t kInputs = 4, kOutputs = 1, kOptionalFrom = 1;
+    static constexpr int64_t kMaxTokens = 1024;  // per window: a thread holds the weights of one window and head
 
     struct Problem {
         int64_t batch, heads, query_dim, value_dim, threads;
@@ -154,9 +78,11 @@ struct Window {
         const size_t axes = window_size.size();
         require(axes >= 1 && axes <= 3 && shift_size.size() == axes,
                 "window_size and shift_size must have one number per grid axis");
+        require_lengths(window_size);
+        require(product(window_size) <= kMaxTokens, "windows must have at most 1024 tokens");
         for (size_t axis = 0; axis < axes; ++axis) {
-            require(window_size[axis] >= 1 && shift_size[axis] >= 0 && shift_size[axis] < window_size[axis],
-                    "shift_size must be less than window_size, and neither below its minimum");
+            require(shift_size[axis] >= 0 && shift_size[axis] < window_size[axis],
+                    "shift_size must be at least 0 and less than window_size");
         }
     }
     void compute(const Call& call) const {
@@ -170,7 +96,7 @@ struct Window {
         per_axis(problem.shift, shift_size, 0);
         const float* bias = relative_bias(call.input(3), in.heads, window_size);
         const Operand operands[] = {in.query, in.key, in.value, in.output(call)};
-        if (in.is_empty()) return;
+        if (in.is_empty) return;
         using Function = int (*)(int64_t, const Problem*, const Operand*, const void*);
         static const auto forward = Library::get().function<Function>("regard_window_forward");
         const InPool pool(call);
@@ -201,13 +127,14 @@ struct TalkingHeads {
                 "weights_mix must be [value's heads, softmax heads]");
         require(value.at(0) == key.at(0) && value.at(1) == key.at(1) && value.at(2) == second.at(0),
                 "value must have key's batch and tokens, and weights_mix's heads");
-        require(!bias.data || bias.shape == Sizes{second.at(0)}, "weights_bias must be [value's heads]");
-        const int64_t width = value.at(2) * value.at(3);
+        require(!bias.is_given || bias.shape == Sizes{second.at(0)}, "weights_bias must be [value's heads]");
         const Array out = call.output(0, {query.at(0), query.at(1), value.at(2), value.at(3)});
         if (out.count() == 0) return;
         require(key.at(1) > 0 && query.at(2) > 0 && query.at(3) > 0 && first.at(0) > 0,
                 "there is nothing to attend to");
-        require(query.at(3) <= kMaxHeadDim && value.at(3) <= kMaxHeadDim, "heads have too many channels");
+        require(query.at(3) <= kMaxHeadDim && value.at(3) <= kMaxHeadDim, "heads must have 1 to 256 channels");
+        require(key.at(1) <= kMaxLength && first.at(0) <= kMaxLength, "there are more than 2 ** 30 keys or heads");
+        const int64_t width = value.at(2) * value.at(3);
         const Problem problem{query.at(0), query.at(1), key.at(1),   query.at(3),    value.at(3),
                               query.at(2), first.at(0), value.at(2), thread_count(), scale};
         const auto tokens = [](const Array& array, int64_t row) {
@@ -221,13 +148,6 @@ struct TalkingHeads {
         finish(forward(0, &problem, operands, first.data, second.data, bias.data));
     }
 };
-
-// Tokens `[B, *grid, C]` as `[B, N, 1, C]`, one row every `pitch` elements.
-inline Operand rows(float* data, const Array& like, int64_t pitch) {
-    int64_t tokens = 1;
-    for (int64_t axis = 1; axis < like.rank() - 1; ++axis) tokens *= like.at(axis);
-    return operand(data, tokens * pitch, {tokens}, pitch, pitch);
-}
 
 struct Additive {
     static constexpr const char* kName = "AdditiveAttention";
@@ -246,7 +166,7 @@ struct Additive {
         const Array query_weight = call.input(2), key_weight = call.input(3);
         require(query.rank() >= 4 && query.rank() <= 6, "query must be [B, *grid, heads, channels]");
         require(key.shape == query.shape, "key must have query's shape");
-        const int64_t heads = query.at(-2), width = heads * query.at(-1);
+        const int64_t heads = query.at(-2), width = product({heads, query.at(-1)});
         const Sizes table{heads, width};
         require(query_weight.shape == table && key_weight.shape == table, "weights must be [heads, heads * channels]");
         const Array out = call.output(0, query.shape);
@@ -312,13 +232,17 @@ struct Separable {
         : patch_size(node.list("patch_size")),
           is_packed(node.whole("packed") != 0) {
         require(patch_size.size() >= 1 && patch_size.size() <= 3, "patch_size must have one number per grid axis");
-        for (const int64_t size : patch_size) require(size >= 1, "patch_size must be at least 1");
+        require_lengths(patch_size);
     }
     void compute(const Call& call) const {
         const Array first = call.input(0);
         require(first.rank() == int64_t(patch_size.size()) + 2, "patch_size must have one number per grid axis");
-        require(!is_packed || first.at(-1) % 2 == 1, "a packed input must be [B, *grid, 1 + 2 * channels]");
-        const Array key = is_packed ? first : call.input(1), value = is_packed ? first : call.input(2);
+        const Array second = call.input(1), third = call.input(2);
+        const Array &key = is_packed ? first : second, &value = is_packed ? first : third;
+        if (is_packed) {
+            require(first.at(-1) % 2 == 1, "a packed input must be [B, *grid, 1 + 2 * channels]");
+            require(!second.is_given && !third.is_given, "a packed node has no inputs key and value");
+        }
         require(key.rank() == first.rank() && value.rank() == first.rank(), "tensors must have equal numbers of axes");
         const int64_t channels = is_packed ? first.at(-1) / 2 : key.at(-1);
         const Sizes keys(key.shape.begin() + 1, key.shape.end() - 1),
@@ -336,6 +260,7 @@ struct Separable {
         const Array out = call.output(0, shape);
         if (out.count() == 0) return;
         require(first.count() > 0, "there is nothing to attend to");
+        require(product(keys) <= kMaxLength && product(values) <= kMaxLength, "there are more than 2 ** 30 tokens");
         Problem problem{first.at(0), channels, thread_count(), {}, {}, {}};
         per_axis(problem.keys, keys, 1), per_axis(problem.values, values, 1), per_axis(problem.patch, patch_size, 1);
         const int64_t pitch = 1 + 2 * channels;
