@@ -4,7 +4,19 @@ import pytest
 import torch
 
 from regard import MECHANISMS, OptionError, ShapeError
-from regard.benchmark import SUBJECTS, Size, Times, exponent, measure, memory, peak_memory, select, time_in_turn
+from regard.benchmark import (
+    SUBJECTS,
+    Size,
+    Times,
+    exponent,
+    measure,
+    measure_growth,
+    memory,
+    peak_memory,
+    select,
+    time_in_turn,
+)
+from regard.benchmark import growth as growth_module
 from regard.benchmark import mechanisms as subject_module
 
 TINY = Size((4, 6), 8, 2)
@@ -34,6 +46,19 @@ def test_exponents(power):
     assert exponent(found) == pytest.approx(power, abs=1e-5)
     with pytest.raises(OptionError, match="at least two sizes"):
         exponent({16: 1.0})
+
+
+def test_growth_is_that_of_the_larger_sizes(monkeypatch):
+    """The rounds of a machine that slows down: the exponent stays."""
+
+    def timed(calls, seconds):
+        assert list(calls) == ["64", "256"]  # of three sizes, the larger two
+        rounds = [1.0, 3.0, 1.0]
+        return {name: Times(tuple(slow * int(name) ** 2 for slow in rounds)) for name in calls}
+
+    monkeypatch.setattr(growth_module, "time_in_turn", timed)
+    sizes = [Size((side, side), 8, 2) for side in (16, 4, 8)]
+    assert measure_growth(select(["separable"])[0], sizes, 1.0) == pytest.approx(2.0, abs=1e-5)
 
 
 def test_times():

@@ -3,15 +3,42 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
+from functools import partial
 
+import torch
+
+from regard.benchmark.mechanisms import Size, Subject
+from regard.benchmark.race import Contender
 from regard.errors import OptionError
+from regard.timing import time_in_turn
+
+
+def measure_growth(subject: Subject, sizes: Sequence[Size], seconds: float) -> float:
+    """Measure the exponent of a mechanism's forward pass.
+
+    All sizes are measured in turn and every round is fitted, so that a machine that slows down changes nothing: the
+    exponent is the median over the rounds. Of many sizes, the smaller ones are left out, since calls cost time of their
+    own.
+
+    Args:
+        subject: the mechanism.
+        sizes: at least two, which differ in their grids.
+        seconds: roughly, in all; there are at least five rounds.
+    """
+    used = sorted(sizes, key=lambda size: size.tokens)[-max(2, (len(sizes) + 1) // 2) :]
+    calls = {}
+    for size in used:
+        module, x = subject.build(size).eval(), torch.randn(size.batch, *size.grid, size.dim)
+        calls[str(size.tokens)] = Contender("regard", partial(module, x)).forward
+    times = time_in_turn(calls, seconds)
+    rounds = zip(*(one.seconds for one in times.values()), strict=True)
+    return statistics.median(exponent(dict(zip(map(int, times), one, strict=True))) for one in rounds)
 
 
 def exponent(seconds: Mapping[int, float]) -> float:
     """Fit p of time ~ tokens^p: the slope in double logarithms.
-
-    The small half of the sizes is left out where there are more than three, since calls cost time of their own.
 
     Args:
         seconds: of a call, by the number of tokens.
@@ -20,11 +47,9 @@ def exponent(seconds: Mapping[int, float]) -> float:
         >>> exponent({10: 1.0, 20: 4.0, 40: 16.0})
         2.0
     """
-    tokens = sorted(seconds)
-    used = tokens[len(tokens) // 2 - 1 :] if len(tokens) > 3 else tokens
-    if len(used) < 2:
-        raise OptionError(f"expected at least two sizes to fit an exponent, got {len(used)}")
-    xs, ys = [math.log(one) for one in used], [math.log(seconds[one]) for one in used]
+    if len(seconds) < 2:
+        raise OptionError(f"expected at least two sizes to fit an exponent, got {len(seconds)}")
+    xs, ys = [math.log(tokens) for tokens in seconds], [math.log(one) for one in seconds.values()]
     x_mean, y_mean = sum(xs) / len(xs), sum(ys) / len(ys)
     covariance = sum((x - x_mean) * (y - y_mean) for x, y in zip(xs, ys, strict=True))
     return round(covariance / sum((x - x_mean) ** 2 for x in xs), 6)

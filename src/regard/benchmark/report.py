@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from regard.benchmark.growth import exponent
 from regard.benchmark.machine import Machine
 from regard.benchmark.mechanisms import Measurement
 from regard.errors import DataError
@@ -55,21 +54,6 @@ def _times(name: str, times: Times | None) -> Record:
         return {f"{name}_ms": None, f"{name}_ms_low": None, f"{name}_ms_high": None}
     low, high = times.quartiles
     return {f"{name}_ms": 1e3 * times.median, f"{name}_ms_low": 1e3 * low, f"{name}_ms_high": 1e3 * high}
-
-
-def exponents(records: Sequence[Record]) -> dict[str, float]:
-    """Fit the exponents of regard's mechanisms that were measured at several sizes.
-
-    Example:
-        >>> rows = [{"mechanism": "x", "library": "regard", "tokens": n, "forward_ms": n**2} for n in (10, 20, 40)]
-        >>> exponents(rows)
-        {'x': 2.0}
-    """
-    times: dict[str, dict[int, float]] = {}
-    for row in records:
-        if row["library"] == "regard":
-            times.setdefault(row["mechanism"], {})[row["tokens"]] = row["forward_ms"]
-    return {name: exponent(found) for name, found in times.items() if len(found) > 1}
 
 
 def write_json(
@@ -144,6 +128,8 @@ def plot(
     kind = Path(file).suffix if ending is None else ending
     figure = require("matplotlib.figure", "look").Figure(figsize=(11, 5), layout="constrained")
     left, right = figure.subplots(1, 2)
+    ticker = require("matplotlib.ticker", "look")
+    measured = sorted({row["tokens"] for row in records})
     for mechanism, library in dict.fromkeys((row["mechanism"], row["library"]) for row in records):
         rows = [row for row in records if (row["mechanism"], row["library"]) == (mechanism, library)]
         rows = sorted((row for row in rows if row["forward_ms"] is not None), key=lambda row: row["tokens"])
@@ -162,6 +148,11 @@ def plot(
             right.plot(tokens, [row["memory_mb"] for row in rows], style, color=line.get_color())
     for axes, label in ((left, "forward pass, ms"), (right, "memory added at the peak, MB")):
         axes.set(xscale="log", yscale="log", xlabel="tokens", ylabel=label)
+        axes.set_xticks(measured, map(str, measured))
+        axes.xaxis.minorticks_off()
+        axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
         axes.grid(alpha=0.3)
     left.legend(fontsize=8)
     figure.suptitle(f"{records[0]['dim']} channels, {records[0]['heads']} heads\n{machine}", fontsize=8)

@@ -8,12 +8,13 @@ from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from regard.attention import decompositions
+from regard.exporting import Metadata, Opened, make_program, write_file
+from regard.models import Preprocessing
 from regard.surgery import freeze, fuse
 
 Call = Callable[[], Tensor]
@@ -58,40 +59,40 @@ def frozen_bfloat16(model: nn.Module, x: Tensor) -> Call:
     return partial(freeze(model, x, dtype=torch.bfloat16), x)
 
 
+def pt2(model: nn.Module, x: Tensor) -> Call:
+    """Call the program of `torch.export`, with regard's operators."""
+    program = make_program(model.requires_grad_(False), x, kernels="torch")
+    return partial(program.module(), x)
+
+
 def onnxruntime(model: nn.Module, x: Tensor) -> Call:
-    """Call ONNX Runtime, with as many threads as PyTorch."""
-    runtime = import_module("onnxruntime")
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    with tempfile.TemporaryDirectory() as folder:
-        session = runtime.InferenceSession(write_onnx(model, x, folder), options, providers=["CPUExecutionProvider"])
-    inputs = {session.get_inputs()[0].name: x.numpy()}
-    return lambda: torch.from_numpy(session.run(None, inputs)[0])
+    """Call ONNX Runtime on ONNX's own operators, with as many threads as PyTorch."""
+    return _onnxruntime(model, x, "standard")
+
+
+def onnxruntime_regard(model: nn.Module, x: Tensor) -> Call:
+    """Call ONNX Runtime with regard's operators."""
+    return _onnxruntime(model, x, "regard")
 
 
 def openvino(model: nn.Module, x: Tensor) -> Call:
     """Call OpenVINO in float32, with as many threads as PyTorch."""
-    runtime = import_module("openvino")
-    options: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": "f32",
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        program = runtime.Core().compile_model(write_onnx(model, x, folder), "CPU", options)
-    request, array = program.create_infer_request(), x.numpy()
-    return lambda: torch.from_numpy(request.infer([array], share_inputs=True)[0])
+    return _opened(model, x, "model.xml", "standard")
+
+
+def _onnxruntime(model: nn.Module, x: Tensor, kernels: str) -> Call:
+    return _opened(model, x, "model.onnx", kernels)
 
 
 @torch.inference_mode(False)
-@torch.no_grad()
-def write_onnx(model: nn.Module, x: Tensor, folder: str | Path) -> str:
-    """Export the model by PyTorch's exporter, with the references in place of regard's operators; return the file."""
-    table = {**torch.export.default_decompositions(), **decompositions()}
-    program = torch.export.export(model, (x,)).run_decompositions(table)
-    file = Path(folder) / "model.onnx"
-    torch.onnx.export(program, (), file, dynamo=True, verbose=False)
-    return str(file)
+def _opened(model: nn.Module, x: Tensor, name: str, kernels: str) -> Call:
+    """Export the model and open the file, which is not verified: the table compares all runtimes."""
+    metadata = Metadata("", "", (), Preprocessing(), kernels=kernels, batch=len(x))
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        file = Path(folder) / name
+        write_file(make_program(model, x, kernels=kernels), file, metadata)
+        call = Opened.open(file).call
+    return partial(call, x)
 
 
 class Runtime(NamedTuple):
@@ -116,7 +117,11 @@ RUNTIMES = {
     "frozen": Runtime(frozen),
     "bfloat16": Runtime(bfloat16, dtype="bfloat16"),
     "frozen_bfloat16": Runtime(frozen_bfloat16, dtype="bfloat16"),
+    "pt2": Runtime(pt2),
     "onnxruntime": Runtime(onnxruntime, (*EXPORTER, "onnxruntime")),
+    "onnxruntime_regard": Runtime(onnxruntime_regard, (*EXPORTER, "onnxruntime")),
     "openvino": Runtime(openvino, (*EXPORTER, "openvino")),
 }
 """By the names of the table's rows."""
+OTHER_NAMES = {"torch": "eager", "onnx": "onnxruntime"}
+"""Of runtimes, which the command line takes, too."""

@@ -15,7 +15,7 @@ from regard.benchmark import KERNEL_PEERS, PEERS, Machine, Measurement, Size, St
 from regard.benchmark.models import LIBRARIES, cases, fill, measure_apart, missing, outcome, usable
 from regard.benchmark.peers import problem_of
 from regard.benchmark.results import Results
-from regard.benchmark.runtimes import RUNTIMES
+from regard.benchmark.runtimes import OTHER_NAMES, RUNTIMES
 from regard.cli.bench_tables import show_advice, show_comparison, show_kernels, show_mechanisms, show_models
 from regard.cli.progress import Progress
 from regard.errors import OptionError, UnsupportedError
@@ -23,7 +23,7 @@ from regard.native import loader
 from regard.training.devices import count_cores
 from regard.training.output import writing
 
-SWEEP = (16, 32, 64, 128)
+SWEEP = (16, 32, 48, 64, 96)
 PLOTS = (".png", ".svg", ".pdf")
 DTYPES = ("float32", "bfloat16", "float16")
 NOISY_STEAL = 0.02
@@ -104,7 +104,7 @@ def mechanisms(
             progress,
         )
         records = benchmark.as_records(found, files.machine)
-        growth = benchmark.exponents(records)
+        growth = _growth(names, sizes, seconds)
         files.write(records, growth)
         if files.plot is not None and plot is not None:
             benchmark.plot(files.plot, records, files.machine, growth, plot.suffix)
@@ -177,7 +177,7 @@ def models(
 
     Example: regard bench models --models 'swiftformer*' --runtime eager,frozen --batch 1,8 --csv results.csv
     """
-    chosen = runtime.split(",")
+    chosen = [OTHER_NAMES.get(name, name) for name in runtime.split(",")]
     wanted = cases(models.split(","), libraries.split(","), chosen, [_whole(text) for text in batch.split(",")])
     kept = set(usable(chosen, _say))
     wanted = [case for case in wanted if case["runtime"] in kept]
@@ -260,6 +260,14 @@ def _measured(
             if one.result.problem:
                 _say(f"{one.result.library} of {one.mechanism}: {one.result.problem}")
     return found
+
+
+def _growth(names: Sequence[str] | None, sizes: Sequence[Size], seconds: float) -> dict[str, float]:
+    """Measure the exponents of all mechanisms, if there are several sizes."""
+    if len({size.tokens for size in sizes}) < 2:
+        return {}
+    _say("measuring how the mechanisms grow")
+    return {subject.name: benchmark.measure_growth(subject, sizes, 2 * seconds) for subject in benchmark.select(names)}
 
 
 def _say(line: str) -> None:

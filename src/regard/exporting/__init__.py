@@ -1,8 +1,9 @@
 """Models as files for other runtimes: exported, verified, opened again."""
 
-from regard.exporting.exporter import Exported, export
+from regard.exporting.exporter import Exported, export, write_file
 from regard.exporting.metadata import Metadata
 from regard.exporting.opened import FORMATS, Opened, format_of, operators_library
+from regard.exporting.program import make_program
 from regard.exporting.verify import Verification, verify
 
 __all__ = [
@@ -13,6 +14,8 @@ __all__ = [
     "Verification",
     "export",
     "format_of",
+    "make_program",
     "operators_library",
     "verify",
+    "write_file",
 ]

@@ -99,6 +99,8 @@ def export(
     """
     begin = time.perf_counter()
     classifier = model if isinstance(model, Classifier) else _unnamed(model)
+    if size is not None and size < 1:
+        raise ShapeError(f"size must be at least 1 pixel, got {size}")
     preprocessing = classifier.preprocessing if size is None else replace(classifier.preprocessing, image_size=size)
     path, kind, network = Path(file), format_of(file), classifier.model
     _check(network, kind, batch, dynamic, kernels, preprocess, portable)
@@ -121,7 +123,7 @@ def export(
         form = kernels if kind != "pt2" else "standard" if portable else "torch"
         program = make_program(network, _example(x, batch, dynamic), dynamic=dynamic, kernels=form)
         made = Path(folder) / path.name
-        program = _write(program, made, kind, metadata)
+        program = write_file(program, made, metadata)
         found = verify(Opened.open(made), network, x, names, tolerance)
         if not found.passed:
             raise _failed(found, made, path, program, metadata, x)
@@ -201,8 +203,9 @@ def _example(x: Tensor, batch: int, dynamic: Sequence[str]) -> Tensor:
     return x[:1].expand(count, *x.shape[1:]).clone(memory_format=torch.contiguous_format)
 
 
-def _write(program: ExportedProgram, made: Path, kind: str, metadata: Metadata) -> ExportedProgram:
-    """Write the file, and return the program whose values have the names of its nodes."""
+def write_file(program: ExportedProgram, made: Path, metadata: Metadata) -> ExportedProgram:
+    """Write a program in the format of the file's ending; return the one whose values have the names of its nodes."""
+    kind = format_of(made)
     if kind == "pt2":
         write_pt2(program, made, metadata)
         return program

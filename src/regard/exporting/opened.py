@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from regard.errors import DataError, OptionError, UnsupportedError
+from regard.errors import DataError, OptionError, RegardError, UnsupportedError
 from regard.exporting.metadata import KEY, Metadata
 from regard.extras import require
 from regard.native import loader
@@ -53,9 +53,9 @@ class Opened:
             raise DataError(f"expected an exported model, got {str(path)!r}, which is no file; check the name")
         try:
             metadata, call = {"onnx": _open_onnx, "pt2": _open_pt2, "openvino": _open_openvino}[kind](path)
-        except (RuntimeError, ValueError, OSError) as error:
-            if isinstance(error, UnsupportedError):
-                raise
+        except RegardError:
+            raise
+        except Exception as error:  # the runtimes' own kinds
             reason = str(error).strip().partition("\n")[0]
             raise DataError(f"expected an exported model, got {str(path)!r} ({reason}); export it again") from error
         return cls(path, kind, None if metadata is None else Metadata.loads(metadata), call)
