@@ -132,7 +132,7 @@ def require_class_token(model: nn.Module, maps: Sequence[AttentionMap], size: tu
     """
     if not getattr(model, "has_class_token", True) or not any(has_class_token(one, size) for one in maps):
         raise UnsupportedError(
-            f"expected a model with a class token, got {type(model).__name__}, which has none; use look_from"
+            f"expected a model with a class token, got {type(model).__name__}, which has none; use look_from, --at X,Y"
         )
 
 
@@ -195,5 +195,6 @@ def pick(kind: str, index: int, count: int) -> int:
         OptionError: a layer or head, whatever `kind` says, that does not exist.
     """
     if not -count <= index < count:
-        raise OptionError(f"{kind} must be one of the {count} of this model, {-count} to {count - 1}, got {index}")
+        whole = "layer" if kind == "head" else "model"
+        raise OptionError(f"{kind} must be one of the {count} of this {whole}, {-count} to {count - 1}, got {index}")
     return index % count
