@@ -1,7 +1,8 @@
 """Run the CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer: `make sanitize`.
 
 Build the native libraries with the sanitizers, once per instruction set. Load each into a new Python process that
-calls every sample of every mechanism that has a kernel, and larger grids.
+calls every sample of every mechanism that has a kernel, and larger grids. Then run wrong nodes on the library of
+operators in ONNX Runtime, if that is installed.
 """
 
 import ctypes
@@ -9,9 +10,11 @@ import os
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+WRONG_NODES = 2000
 
 
 def build(folder):
@@ -99,6 +102,21 @@ def main():
         for file in sorted(Path(folder).glob("libregard_*")):
             if runs_here(file.stem):
                 subprocess.run([sys.executable, __file__, str(file)], check=True, env=environment, cwd=ROOT)
+        check_operators(Path(folder) / "libregard_onnxruntime.so", environment)
+
+
+def check_operators(library, environment):
+    """Run wrong nodes of ONNX Runtime in a child process; an allocation that fails is part of the test."""
+    if not library.is_file() or find_spec("onnxruntime") is None:
+        print("ONNX Runtime: left out, since it or the library of operators is missing", flush=True)
+        return
+    environment = {**environment, "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1"}
+    fuzz = ROOT / "tests" / "exporting" / "fuzz_operators.py"
+    done = subprocess.run(
+        [sys.executable, fuzz, library, str(WRONG_NODES)], env=environment, cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-5000:]
+    print(f"ONNX Runtime: {', '.join(done.stdout.splitlines())}, nothing found", flush=True)
 
 
 def runtime(name):
