@@ -130,8 +130,6 @@ def plot(
     left, right = figure.subplots(1, 2)
     ticker = require("matplotlib.ticker", "look")
     measured = sorted({row["tokens"] for row in records})
-    ticker = require("matplotlib.ticker", "look")
-    measured = sorted({row["tokens"] for row in records})
     for mechanism, library in dict.fromkeys((row["mechanism"], row["library"]) for row in records):
         rows = [row for row in records if (row["mechanism"], row["library"]) == (mechanism, library)]
         rows = sorted((row for row in rows if row["forward_ms"] is not None), key=lambda row: row["tokens"])
@@ -150,11 +148,6 @@ def plot(
             right.plot(tokens, [row["memory_mb"] for row in rows], style, color=line.get_color())
     for axes, label in ((left, "forward pass, ms"), (right, "memory added at the peak, MB")):
         axes.set(xscale="log", yscale="log", xlabel="tokens", ylabel=label)
-        axes.set_xticks(measured, map(str, measured))
-        axes.xaxis.minorticks_off()
-        axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("")
         axes.set_xticks(measured, map(str, measured))
         axes.xaxis.minorticks_off()
         axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
