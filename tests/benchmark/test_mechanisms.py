@@ -57,7 +57,7 @@ def test_growth_is_that_of_the_larger_sizes(monkeypatch):
         return {name: Times(tuple(slow * int(name) ** 2 for slow in rounds)) for name in calls}
 
     monkeypatch.setattr(growth_module, "time_in_turn", timed)
-    sizes = [Size((side, side), 8, 2) for side in (16, 4, 8)]
+    sizes = [Size(grid, 8, 2) for grid in ((16, 16), (4, 4), (8, 8), (32, 8))]  # two of 256 tokens
     assert measure_growth(select(["separable"])[0], sizes, 1.0) == pytest.approx(2.0, abs=1e-5)
 
 

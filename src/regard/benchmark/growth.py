@@ -24,10 +24,11 @@ def measure_growth(subject: Subject, sizes: Sequence[Size], seconds: float) -> f
 
     Args:
         subject: the mechanism.
-        sizes: at least two, which differ in their grids.
+        sizes: of at least two numbers of tokens; of sizes with equal numbers, the last one is measured.
         seconds: roughly, in all; there are at least five rounds.
     """
-    used = sorted(sizes, key=lambda size: size.tokens)[-max(2, (len(sizes) + 1) // 2) :]
+    distinct = {size.tokens: size for size in sizes}
+    used = [distinct[tokens] for tokens in sorted(distinct)[-max(2, (len(distinct) + 1) // 2) :]]
     calls = {}
     for size in used:
         module, x = subject.build(size).eval(), torch.randn(size.batch, *size.grid, size.dim)

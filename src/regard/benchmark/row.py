@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -38,7 +39,7 @@ class Activations(TorchDispatchMode):
 
     def __torch_dispatch__(
         self,
-        function: Any,  # noqa: ANN401
+        function: OpOverload[..., Any],
         types: object,
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,

@@ -17,6 +17,7 @@ from regard.explain.tokens import resize
 from regard.extras import require
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 FORMATS = (".png", ".svg", ".pdf")
@@ -157,7 +158,7 @@ def _grid(rows: int, columns: int, title: str, panel: float = PANEL) -> tuple[Fi
     return figure, axes
 
 
-def _show_image(axis: Any, image: Tensor, title: str, faded: bool = False) -> None:  # noqa: ANN401  # matplotlib's
+def _show_image(axis: Axes, image: Tensor, title: str, faded: bool = False) -> None:
     pixels = _array(image.expand(3, -1, -1).permute(1, 2, 0).clamp(0, 1))
     axis.imshow(0.35 * pixels.mean(-1, keepdims=True).repeat(3, -1) + 0.65 if faded else pixels, extent=_extent(image))
     axis.set_title(title, fontsize=8)
