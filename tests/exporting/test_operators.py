@@ -180,14 +180,15 @@ def test_out_of_memory():
     assert one.run(None, {f"in{place}": array for place, array in enumerate(small)})[0] == 2  # heads of ones
 
 
-def test_fuzz():
-    """2,000 wrong nodes in another process, which ends as usual."""
-    command = [sys.executable, str(Path(__file__).with_name("fuzz_operators.py")), str(LIBRARY), "2000"]
+@pytest.mark.parametrize("count", [200, pytest.param(2000, marks=pytest.mark.exhaustive)])
+def test_fuzz(count):
+    """Wrong nodes in another process, which ends as usual."""
+    command = [sys.executable, str(Path(__file__).with_name("fuzz_operators.py")), str(LIBRARY), str(count)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, f"{done.returncode}: {done.stdout[-500:]} {done.stderr[-2000:]}"
-    counts = dict(line.rsplit(": ", 1) for line in done.stdout.splitlines())
-    assert int(counts["ran"]) > 200 and int(counts["errors at run time"]) > 500
-    assert sum(map(int, counts.values())) == 2000
+    counts = {name: int(number) for name, number in (line.split(": ") for line in done.stdout.splitlines())}
+    assert counts["ran"] > count / 10 and counts["errors at run time"] > count / 4
+    assert sum(counts.values()) == count
 
 
 CREATE_STATUS = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p)
