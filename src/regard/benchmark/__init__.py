@@ -3,7 +3,7 @@
 from regard.benchmark.growth import exponent, measure_growth
 from regard.benchmark.kernels import KERNEL_PEERS, Kernel, kernels_of, measure_kernels
 from regard.benchmark.machine import Machine, Steal
-from regard.benchmark.mechanisms import SUBJECTS, Measurement, Size, Subject, measure, select
+from regard.benchmark.mechanisms import SUBJECTS, Measurement, Size, Subject, measure, measure_together, select
 from regard.benchmark.memory import peak_memory
 from regard.benchmark.peers import PEERS
 from regard.benchmark.race import Contender, Result, race
@@ -31,6 +31,7 @@ __all__ = [
     "measure",
     "measure_growth",
     "measure_kernels",
+    "measure_together",
     "peak_memory",
     "plot",
     "race",

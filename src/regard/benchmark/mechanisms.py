@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -180,19 +180,54 @@ def measure(
         ('window', 254016, 'regard')
     """
     for subject in select(names):
-        module = subject.build(size).eval()
-        x = torch.randn(size.batch, *size.grid, size.dim)
-        _gate(module, x[:, :GATE_SIDE, :GATE_SIDE], subject.name)
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            module(x)
-        leaf = x.clone().requires_grad_()
-        ours = Contender("regard", partial(module, leaf), [leaf, *module.parameters()])
-        others, left_out = contenders(subject.name, module, x, peers)
+        ours, x, flops, traffic = _prepare(subject, size)
+        others, left_out = contenders(subject.name, ours.module, x, peers)
         for line in left_out:
             report(line)
-        traffic = 4 * (2 * x.numel() + sum(parameter.numel() for parameter in module.parameters()))
-        for result in race([ours, *others], seconds, training=training):
-            yield Measurement(subject.name, size, result, counter.get_total_flops(), traffic)
+        for result in race([ours.contender("regard"), *others], seconds, training=training):
+            yield Measurement(subject.name, size, result, flops, traffic)
+
+
+def measure_together(size: Size, *, seconds: float = 1.0) -> list[Measurement]:
+    """Measure all mechanisms at one size in turn, so that a machine that slows down does not change their order.
+
+    Args:
+        size: of the input.
+        seconds: roughly, per mechanism and pass.
+
+    Example:
+        >>> [one.mechanism for one in measure_together(Size((7, 7), 16, 2), seconds=0.001)][:2]
+        ['softmax', 'talking_heads']
+    """
+    prepared = {subject.name: _prepare(subject, size) for subject in SUBJECTS}
+    racing = [ours.contender(name) for name, (ours, *_) in prepared.items()]
+    results = race(racing, seconds, training=True, compares=False)
+    return [
+        Measurement(name, size, replace(result, library="regard"), flops, traffic)
+        for (name, (_, _, flops, traffic)), result in zip(prepared.items(), results, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class _Ours:
+    """A module of regard and its input, whose gradient is computed in training."""
+
+    module: nn.Module
+    leaf: Tensor
+
+    def contender(self, name: str) -> Contender:
+        return Contender(name, partial(self.module, self.leaf), [self.leaf, *self.module.parameters()])
+
+
+def _prepare(subject: Subject, size: Size) -> tuple[_Ours, Tensor, int, int]:
+    """Return a module that computes what its reference does, its input, its FLOPs and the bytes that it must move."""
+    module = subject.build(size).eval()
+    x = torch.randn(size.batch, *size.grid, size.dim)
+    _gate(module, x[:1, :GATE_SIDE, :GATE_SIDE], subject.name)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module(x)
+    traffic = 4 * (2 * x.numel() + sum(parameter.numel() for parameter in module.parameters()))
+    return _Ours(module, x.clone().requires_grad_()), x, counter.get_total_flops(), traffic
 
 
 def select(names: Sequence[str] | None) -> list[Subject]:

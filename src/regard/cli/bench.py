@@ -204,9 +204,7 @@ def advise(
     """
     size = Size(_grid(grid), dim, heads, batch)
     with _outputs(json_file) as files:
-        found = _measured(
-            lambda one: benchmark.measure(one, seconds=seconds), [size], Progress(len(benchmark.SUBJECTS))
-        )
+        found = benchmark.measure_together(size, seconds=seconds)
         records = benchmark.as_records(found, files.machine)
         files.write(records, {})
     show_advice(records)
