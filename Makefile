@@ -7,7 +7,7 @@ PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --quiet
 KERNELS := $(wildcard src/regard/*/*.cpp src/regard/*/*.h src/regard/*/*/*.cpp src/regard/*/*/*.h)
 NATIVE := CMakeLists.txt $(KERNELS)
 
-.PHONY: help demo test test-rest test-all test-lowered test-aarch64 test-triton test-gpu resources check bench table calibrate sanitize docs pictures clean
+.PHONY: help demo test test-rest test-all test-lowered test-aarch64 test-triton test-gpu resources check bench table calibrate costs sanitize docs pictures clean
 help:
 	@echo "make demo    train, evaluate and try two small networks on handwritten digits"
 	@echo "make test    run a broad selection of the tests, in minutes: every file, mechanism and family"
@@ -21,6 +21,7 @@ help:
 	@echo "make check   run the linters, the formatters' checks, the type checker and the spelling checker"
 	@echo "make bench   measure the kernels against their bars (quiet machine, some minutes)"
 	@echo "make table   measure all models in all runtimes, into results.csv (hours; a stopped run continues)"
+	@echo "make costs   measure the mechanisms for the page on costs (quiet machine, some minutes)"
 	@echo "make calibrate measure what 'fuse' replaces by default on this processor's instruction set (quiet machine, some minutes)"
 	@echo "make sanitize run the kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make docs    build the documentation into site/"
@@ -64,6 +65,7 @@ check: $(VENV)/dev.installed
 
 bench: $(VENV)/dev.installed
 	$(BIN)/python benchmarks/bars.py
+	$(BIN)/python benchmarks/exported.py
 	$(BIN)/python benchmarks/dense.py
 	$(BIN)/python benchmarks/fuse.py
 	$(BIN)/python benchmarks/loading.py
@@ -71,6 +73,9 @@ bench: $(VENV)/dev.installed
 
 table: $(VENV)/dev.installed $(VENV)/bench.installed
 	$(BIN)/regard bench models --batch 1,8 --csv results.csv
+
+costs: $(VENV)/dev.installed
+	$(BIN)/python docs/costs.py
 
 calibrate: $(VENV)/dev.installed
 	$(BIN)/python benchmarks/calibrate.py

@@ -1,0 +1,61 @@
+"""Write the page on costs: measure all mechanisms on this machine, draw the plot, and renew the table of the page.
+
+    make costs        # some minutes; close other programs
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE, PLOT = ROOT / "docs" / "guides" / "costs.md", ROOT / "docs" / "assets" / "costs.png"
+BEGIN, END = "<!-- measured: written by docs/costs.py -->", "<!-- end of measured -->"
+COMMAND = ("bench", "mechanisms", "--dim", "64", "--heads", "2", "--training", "--seconds", "2")
+
+
+def table(content: dict) -> str:
+    """Return the machine and one line per mechanism, from a JSON file of `regard bench mechanisms`."""
+    machine, rows = content["machine"], content["rows"]
+    tokens = sorted({row["tokens"] for row in rows})
+    steal = "" if machine["steal"] is None else f", {machine['steal']:.0%} of the time taken by a hypervisor"
+    load = "" if machine["load"] is None else f"; load {machine['load']:.1f} before the start"
+    noisy = sum(row["noisy"] for row in rows)
+    lines = [
+        f"{machine['processor']}, {machine['threads']} threads, kernels for {machine['instruction_set']}, torch "
+        f"{machine['torch']}; `torch.mm` {machine['flops'] / 1e9:.0f} GFLOP/s, copy {machine['bytes'] / 1e9:.1f} GB/s"
+        f"{load}{steal}; {noisy} of {len(rows)} rows noisy.",
+        "",
+        "| mechanism | " + " | ".join(f"{count:,} tokens" for count in tokens) + " | training, largest | exponent |",
+        "|---|" + "--:|" * (len(tokens) + 2),
+    ]
+    for name in dict.fromkeys(row["mechanism"] for row in rows):
+        mine = sorted((row for row in rows if row["mechanism"] == name), key=lambda row: row["tokens"])
+        cells = [f"{row['forward_ms']:.2g} ms" if row["noisy"] else f"{row['forward_ms']:.3g} ms" for row in mine]
+        last = f"{mine[-1]['training_ms']:.3g} ms"
+        exponent = f"{content['exponents'][name]:.2f}"
+        lines.append(f"| {name.replace('_', ' ')} | {' | '.join(cells)} | {last} | {exponent} |")
+    return "\n".join(lines)
+
+
+def renewed(page: str, content: dict) -> str:
+    """Return the page with the table between its two markers renewed."""
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{table(content)}\n{END}{after}"
+
+
+def main() -> None:
+    """Measure, draw, and write."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "costs.json"
+        command = [sys.executable, "-m", "regard", *COMMAND, "--json", str(file), "--plot", str(PLOT)]
+        subprocess.run(command, check=True)
+        PAGE.write_text(renewed(PAGE.read_text(), json.loads(file.read_text())))
+
+
+if __name__ == "__main__":
+    main()
