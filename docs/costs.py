@@ -1,6 +1,6 @@
 """Write the page on costs: measure all mechanisms on this machine, draw the plot, and renew the table of the page.
 
-    make costs        # some minutes; close other programs
+make costs        # some minutes; close other programs
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def table(content: dict) -> str:
     load = "" if machine["load"] is None else f"; load {machine['load']:.1f} before the start"
     noisy = sum(row["noisy"] for row in rows)
     lines = [
-        f"{machine['processor']}, {machine['threads']} threads, kernels for {machine['instruction_set']}, torch "
+        f"{machine['processor']}, {machine['threads']} of {machine['cores']} cores, kernels for {machine['instruction_set']}, torch "
         f"{machine['torch']}; `torch.mm` {machine['flops'] / 1e9:.0f} GFLOP/s, copy {machine['bytes'] / 1e9:.1f} GB/s"
         f"{load}{steal}; {noisy} of {len(rows)} rows noisy.",
         "",
@@ -34,11 +34,20 @@ def table(content: dict) -> str:
     ]
     for name in dict.fromkeys(row["mechanism"] for row in rows):
         mine = sorted((row for row in rows if row["mechanism"] == name), key=lambda row: row["tokens"])
-        cells = [f"{row['forward_ms']:.2g} ms" if row["noisy"] else f"{row['forward_ms']:.3g} ms" for row in mine]
-        last = f"{mine[-1]['training_ms']:.3g} ms"
+        cells = [milliseconds(row["forward_ms"], 2 if row["noisy"] else 3) for row in mine]
+        last = milliseconds(mine[-1]["training_ms"], 3)
         exponent = f"{content['exponents'][name]:.2f}"
         lines.append(f"| {name.replace('_', ' ')} | {' | '.join(cells)} | {last} | {exponent} |")
     return "\n".join(lines)
+
+
+def milliseconds(value: float, digits: int) -> str:
+    """Return a time with so many digits, and without exponents.
+
+    >>> milliseconds(1913.4, 3), milliseconds(0.9876, 2)
+    ('1910 ms', '0.99 ms')
+    """
+    return f"{float(f'{value:.{digits}g}'):g} ms"
 
 
 def renewed(page: str, content: dict) -> str:
