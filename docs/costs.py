@@ -26,8 +26,8 @@ def table(content: dict) -> str:
     noisy = sum(row["noisy"] for row in rows)
     lines = [
         f"{machine['processor']}, {machine['threads']} of {machine['cores']} cores, kernels for "
-        f"{machine['instruction_set']}, torch {machine['torch']}; `torch.mm` {machine['flops'] / 1e9:.0f} GFLOP/s, copy {machine['bytes'] / 1e9:.1f} GB/s"
-        f"{load}{steal}; {noisy} of {len(rows)} rows noisy.",
+        f"{machine['instruction_set']}, torch {machine['torch']}; `torch.mm` {machine['flops'] / 1e9:.0f} GFLOP/s, "
+        f"copy {machine['bytes'] / 1e9:.1f} GB/s{load}{steal}; {noisy} of {len(rows)} rows noisy.",
         "",
         "| mechanism | " + " | ".join(f"{count:,} tokens" for count in tokens) + " | training, largest | exponent |",
         "|---|" + "--:|" * (len(tokens) + 2),
