@@ -49,6 +49,13 @@ def export_model(
         list[str] | None,
         typer.Option(help="Images, folders or patterns to verify with.", show_default="two photographs"),
     ] = None,
+    int8: Annotated[
+        list[str] | None,
+        typer.Option(metavar="IMAGES", help="Quantize, calibrated on these images, folders or patterns."),
+    ] = None,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="A pt2 file of machine code, which needs no compiler where it runs.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Export a model to ONNX, torch.export or OpenVINO, and verify the file on photographs.
@@ -71,6 +78,8 @@ def export_model(
         preprocess=preprocess,
         portable=portable,
         images=images,
+        int8=int8,
+        compile=compile,
     )
     if as_json:
         typer.echo(json.dumps({**asdict(result), "file": str(result.file)}))

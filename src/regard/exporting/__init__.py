@@ -4,6 +4,7 @@ from regard.exporting.exporter import Exported, export, write_file
 from regard.exporting.metadata import Metadata
 from regard.exporting.opened import FORMATS, Opened, format_of, operators_library
 from regard.exporting.program import make_program
+from regard.exporting.quantize import Quantized
 from regard.exporting.verify import Verification, verify
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "Exported",
     "Metadata",
     "Opened",
+    "Quantized",
     "Verification",
     "export",
     "format_of",

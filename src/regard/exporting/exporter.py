@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from regard.errors import ExportError, OptionError, RegardError, ShapeError, UnsupportedError
+from regard.exporting.compiled import check_compile, write_compiled
 from regard.exporting.culprit import find_culprit
 from regard.exporting.files import write_onnx, write_openvino, write_pt2
 from regard.exporting.metadata import Metadata, versions
 from regard.exporting.opened import Opened, format_of, operators_library
 from regard.exporting.program import KERNELS, Deployed, check_axes, make_program, step_of
+from regard.exporting.quantize import check_int8, quantize, read_calibration
 from regard.exporting.samples import sample_images, to_pixels
 from regard.exporting.verify import TOLERANCE, Verification, verify
 from regard.extras import require
@@ -60,6 +62,8 @@ def export(
     portable: bool = False,
     images: Sequence[str | Path] | None = None,
     tolerance: float = TOLERANCE,
+    int8: Sequence[str | Path] | None = None,
+    compile: bool = False,
 ) -> Exported:
     """Write a model as ONNX (`.onnx`), a program of `torch.export` (`.pt2`) or OpenVINO (`.xml`), and verify it.
 
@@ -81,6 +85,11 @@ def export(
             fused there.
         images: files, folders or patterns to verify with; by default scikit-learn's two photographs, if installed.
         tolerance: of the verification.
+        int8: files, folders or patterns of images like those to classify, at least ten: weights and activations of
+            dense layers and convolutions become 8-bit integers. The file in float32 is verified first. Of every fifth
+            image, which is held out, at least nine in ten must keep their class; see `regard.exporting.Quantized`.
+        compile: a `.pt2` of machine code for processors like this one, by AOTInductor, which takes minutes. It needs
+            `import regard`, but no compiler, where it is loaded, and takes images of one size.
 
     Raises:
         OptionError: an unknown ending, axis or word.
@@ -104,6 +113,10 @@ def export(
     preprocessing = classifier.preprocessing if size is None else replace(classifier.preprocessing, image_size=size)
     path, kind, network = Path(file), format_of(file), classifier.model
     _check(network, kind, batch, dynamic, kernels, preprocess, portable)
+    if compile:
+        check_compile(kind, portable, dynamic)
+    if int8 is not None:
+        check_int8(kind, kernels)
     metadata = Metadata(
         classifier.name,
         classifier.weights,
@@ -117,16 +130,24 @@ def export(
     )
     with writing(path) as unfinished, TemporaryDirectory(dir=path.parent) as folder:
         x, names = sample_images(preprocessing, images, in_chans=_channels(network))
+        calibration = None if int8 is None else read_calibration(preprocessing, int8)
         _try(network, x[:1], dynamic)
         if preprocess:
             network, x = Deployed(network, preprocessing).eval(), to_pixels(x, preprocessing)
         form = kernels if kind != "pt2" else "standard" if portable else "torch"
         program = make_program(network, _example(x, batch, dynamic), dynamic=dynamic, kernels=form)
         made = Path(folder) / path.name
-        program = write_file(program, made, metadata)
+        if compile:
+            write_compiled(program, made, metadata)
+        else:
+            program = write_file(program, made, metadata)
         found = verify(Opened.open(made), network, x, names, tolerance)
         if not found.passed:
             raise _failed(found, made, path, program, metadata, x)
+        if calibration is not None:
+            found = quantize(made, kind, network, calibration, preprocessing if preprocess else None)
+            if not found.passed:
+                raise _kept_aside(found, made, path)
         others = [one for one in Path(folder).iterdir() if one != made]  # OpenVINO's weights
         total = sum(one.stat().st_size for one in (made, *others))
         for one in others:
@@ -226,6 +247,10 @@ def _failed(
         given = x[worst : worst + 1].expand(metadata.batch or 1, *x.shape[1:]).contiguous()
         culprit = find_culprit(program, made, given, kernels=metadata.kernels, tolerance=found.tolerance)
         found = replace(found, culprit=culprit)
+    return _kept_aside(found, made, path)
+
+
+def _kept_aside(found: Verification, made: Path, path: Path) -> ExportError:
     aside = path.with_name(f"{path.name}.failed")
     made.replace(aside)
     return ExportError(f"the exported file does not agree with the model: {found}; it is kept as {str(aside)!r}")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from regard.errors import DataError, OptionError, RegardError, UnsupportedError
+from regard.exporting.compiled import is_compiled, open_compiled
 from regard.exporting.metadata import KEY, Metadata
 from regard.extras import require
 from regard.native import loader
@@ -124,6 +125,8 @@ def _open_onnx(path: Path) -> tuple[str | None, Callable[[Tensor], Tensor]]:
 
 
 def _open_pt2(path: Path) -> tuple[str | None, Callable[[Tensor], Tensor]]:
+    if is_compiled(path):
+        return open_compiled(path)
     extra = {EXTRA_FILE: ""}
     module = torch.export.load(path, extra_files=extra).module()
 
