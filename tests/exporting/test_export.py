@@ -234,16 +234,6 @@ def test_sizes_and_modes(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_heads_that_the_operators_lack(tmp_path):
-    class Wide(nn.Module):
-        def forward(self, x):
-            tokens = x.permute(0, 2, 3, 1).repeat(1, 1, 1, 100)[..., None, :]
-            return regard.neighborhood_attention(tokens, tokens, tokens, 3).mean((1, 2, 3))
-
-    with pytest.raises(UnsupportedError, match="at most 256 channels, got 300"):
-        regard.export(Wide().eval(), tmp_path / "a.onnx", size=8, kernels="regard")
-
-
 def test_files_that_are_no_models(tmp_path):
     (tmp_path / "a.onnx").write_text("not a model")
     (tmp_path / "a.pt2").write_text("not a model")

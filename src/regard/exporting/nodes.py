@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
@@ -16,8 +15,6 @@ Proto: TypeAlias = Any
 """A part of an ONNX model; onnx is not installed everywhere."""
 DOMAIN, VERSION = "regard", 1
 TOKEN_NORMS = ("softmax", "l2", "ones")
-MAX_HEAD_DIM, MAX_WINDOW = 256, 1024
-"""As in onnxruntime/operators.h."""
 
 
 def node_table() -> dict[Any, Callable[..., Any]]:
@@ -187,12 +184,6 @@ def _node(
 ) -> Tensor:
     query = inputs[0]
     assert query is not None
-    if "Heads" in name or name in ("NeighborhoodAttention", "WindowAttention"):
-        widest = max(tensor.shape[-1] for tensor in inputs[:3] if tensor is not None)
-        if widest > MAX_HEAD_DIM:
-            raise UnsupportedError(f"regard's operators have heads of at most {MAX_HEAD_DIM} channels, got {widest}")
-    if math.prod(attributes.get("window_size", ())) > MAX_WINDOW:
-        raise UnsupportedError(f"regard's operators have windows of at most {MAX_WINDOW} tokens, got {attributes}")
     if query.dtype != torch.float32:
         raise UnsupportedError(f"regard's operators of ONNX Runtime compute in float32, got {query.dtype}")
     return torch.onnx.ops.symbolic(
