@@ -58,7 +58,7 @@ def export_model(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Export a model to ONNX, torch.export or OpenVINO, and verify the file on photographs.
+    """Export a model to ONNX, torch.export, OpenVINO or ExecuTorch, and verify the file on photographs.
 
     Example: regard export runs/digits --out digits.onnx --dynamic batch
     """

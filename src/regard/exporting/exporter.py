@@ -17,6 +17,7 @@ from regard.exporting.compiled import check_compile, write_compiled
 from regard.exporting.culprit import find_culprit
 from regard.exporting.files import write_onnx, write_openvino, write_pt2
 from regard.exporting.metadata import Metadata, versions
+from regard.exporting.mobile import EXTRA, check_executorch, write_executorch
 from regard.exporting.opened import Opened, format_of, operators_library
 from regard.exporting.program import KERNELS, Deployed, check_axes, make_program, step_of
 from regard.exporting.quantize import check_int8, quantize, read_calibration
@@ -27,7 +28,12 @@ from regard.models import Preprocessing
 from regard.training.classifier import Classifier
 from regard.training.output import writing
 
-PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "pt2": (), "openvino": ("onnx", "onnxscript", "openvino")}
+PACKAGES = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "pt2": (),
+    "openvino": ("onnx", "onnxscript", "openvino"),
+    "executorch": ("executorch",),
+}
 """That a format needs."""
 
 
@@ -37,7 +43,7 @@ class Exported:
 
     Attributes:
         file: where it is.
-        format: "onnx", "pt2" or "openvino".
+        format: "onnx", "pt2", "openvino" or "executorch".
         bytes: of the file, with its weights.
         verification: how it agrees with the model.
         seconds: that the export took, with the verification.
@@ -65,7 +71,7 @@ def export(
     int8: Sequence[str | Path] | None = None,
     compile: bool = False,
 ) -> Exported:
-    """Write a model as ONNX (`.onnx`), a program of `torch.export` (`.pt2`) or OpenVINO (`.xml`), and verify it.
+    """Write a model as ONNX, a program of `torch.export`, OpenVINO or ExecuTorch, and verify the file.
 
     The file runs on photographs and a random image; its logits must differ by at most `tolerance` of the largest one,
     and name the same classes. A file that does not is kept with the ending `.failed`, and the first node that differs
@@ -73,7 +79,7 @@ def export(
 
     Args:
         model: a model in evaluation mode; or a `Classifier`, whose names of classes are stored in the file.
-        file: its ending is the format.
+        file: its ending is the format: `.onnx`, `.pt2`, `.xml` (OpenVINO) or `.pte` (ExecuTorch with XNNPACK).
         size: of the images, in pixels; by default the model's.
         batch: images of a call, unless the batch is dynamic.
         dynamic: "batch", "size": the axes that are chosen at every call. Heights and widths are multiples of a step
@@ -196,7 +202,9 @@ def _check(
     if preprocess and _channels(model) != 3:
         raise UnsupportedError(f"preprocess takes RGB pixels, and the model takes {_channels(model)} channels")
     for package in PACKAGES[kind]:
-        require(package, "export")
+        require(package, EXTRA if kind == "executorch" else "export")
+    if kind == "executorch":
+        check_executorch(dynamic)
 
 
 def _channels(model: nn.Module) -> int:
@@ -229,6 +237,9 @@ def write_file(program: ExportedProgram, made: Path, metadata: Metadata) -> Expo
     kind = format_of(made)
     if kind == "pt2":
         write_pt2(program, made, metadata)
+        return program
+    if kind == "executorch":
+        write_executorch(program, made, metadata)
         return program
     source = made.with_suffix(".onnx")
     program = write_onnx(program, source, metadata)

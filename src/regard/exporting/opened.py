@@ -13,12 +13,13 @@ from torch import Tensor
 from regard.errors import DataError, OptionError, RegardError, UnsupportedError
 from regard.exporting.compiled import is_compiled, open_compiled
 from regard.exporting.metadata import KEY, Metadata
+from regard.exporting.mobile import open_executorch
 from regard.extras import require
 from regard.native import loader
 
 Session: TypeAlias = Any
 """Of ONNX Runtime, which is not installed everywhere."""
-FORMATS = {".onnx": "onnx", ".pt2": "pt2", ".xml": "openvino"}
+FORMATS = {".onnx": "onnx", ".pt2": "pt2", ".xml": "openvino", ".pte": "executorch"}
 """By the ending of the file."""
 EXTRA_FILE = f"{KEY}.json"
 
@@ -29,7 +30,7 @@ class Opened:
 
     Attributes:
         file: where it is.
-        format: "onnx", "pt2" or "openvino".
+        format: "onnx", "pt2", "openvino" or "executorch".
         metadata: what the file says about itself; None if regard has not written it.
         call: takes a batch and returns logits, or probabilities if the file is preprocessed.
     """
@@ -53,7 +54,7 @@ class Opened:
         if not path.is_file():
             raise DataError(f"expected an exported model, got {str(path)!r}, which is no file; check the name")
         try:
-            metadata, call = {"onnx": _open_onnx, "pt2": _open_pt2, "openvino": _open_openvino}[kind](path)
+            metadata, call = OPENERS[kind](path)
         except RegardError:
             raise
         except Exception as error:  # the runtimes' own kinds
@@ -149,3 +150,6 @@ def _open_openvino(path: Path) -> tuple[str | None, Callable[[Tensor], Tensor]]:
     metadata = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
     request = core.compile_model(model, "CPU", options).create_infer_request()
     return metadata, lambda x: torch.from_numpy(request.infer([x.numpy()])[0].copy())
+
+
+OPENERS = {"onnx": _open_onnx, "pt2": _open_pt2, "openvino": _open_openvino, "executorch": open_executorch}
