@@ -49,13 +49,13 @@ def write_executorch(program: ExportedProgram, file: Path, metadata: Metadata) -
 
 def open_executorch(file: Path) -> tuple[str | None, Callable[[Tensor], Tensor]]:
     """Load a file in ExecuTorch's runtime for Python, and return its metadata and what calls it."""
-    program = require("executorch.runtime", EXTRA).Runtime.get().load_program(file.read_bytes())
+    program = require("executorch.runtime", EXTRA).Runtime.get().load_program(str(file))
     metadata = program.load_method(KEY).execute([])[0] if KEY in program.method_names else None
-    method = program.load_method("forward")
+    loaded = (program, program.load_method("forward"))  # a method does not keep its program alive
 
     def call(x: Tensor) -> Tensor:
         try:
-            return method.execute([x.contiguous()])[0].clone()  # the next call overwrites it
+            return loaded[-1].execute([x.contiguous()])[0].clone()  # the next call overwrites it
         except RuntimeError as error:
             raise UnsupportedError(
                 f"ExecuTorch cannot run {file.name!r} on {list(x.shape)} in {x.dtype} ({error}); the reason is on "

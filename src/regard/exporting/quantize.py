@@ -187,7 +187,8 @@ def _quantize_onnx(file: Path, batches: list[Tensor]) -> None:
     onnx, tools = require("onnx", "export"), require("onnxruntime.quantization", "export")
     metadata = [(one.key, one.value) for one in onnx.load(str(file)).metadata_props]
     prepared = file.with_name("prepared.onnx")
-    tools.shape_inference.quant_pre_process(str(file), str(prepared))
+    # The exporter has written all shapes, and the symbolic inference fails on some of SwiftFormer's.
+    tools.shape_inference.quant_pre_process(str(file), str(prepared), skip_symbolic_shape=True)
     graph = onnx.load(str(prepared)).graph
     weights = {one.name for one in graph.initializer}
     products = [one.name for one in graph.node if one.op_type == "MatMul" and not weights & set(one.input)]
