@@ -31,7 +31,7 @@ def test_executorch_agrees_on_photographs(name, tmp_path):
     model = create_model(name).eval()
     made = regard.export(model, tmp_path / "a.pte")
     assert made.verification.passed and made.verification.images == ("china.jpg", "flower.jpg", "random")
-    assert made.bytes < 1.02 * sum(one.nbytes for one in model.state_dict().values())
+    assert made.bytes < 1.02 * sum(one.nbytes for one in model.state_dict().values()) + 100_000  # the program
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "a.png")
     done = CliRunner().invoke(app, ["predict", str(made.file), str(tmp_path / "a.png")])
     assert done.exit_code == 0, done.output
@@ -57,6 +57,13 @@ def test_executorch_has_no_dynamic_axes(monkeypatch):
     monkeypatch.setattr(mobile, "require", lambda *names: None)
     with pytest.raises(UnsupportedError, match="fixed axes, got dynamic batch"):
         mobile.check_executorch(["batch"])
+
+
+@pytest.mark.parametrize("has_affine", [True, False])
+def test_group_norm(has_affine):
+    x, weight, bias = torch.randn(2, 6, 3, 5), torch.randn(6), torch.randn(6)
+    given = (x, 3, weight if has_affine else None, bias if has_affine else None, 1e-5)
+    torch.testing.assert_close(mobile._group_norm(*given), torch.nn.functional.group_norm(*given))
 
 
 def test_errors_of_the_runtime(monkeypatch, tmp_path):
@@ -86,11 +93,10 @@ def test_errors_of_the_runtime(monkeypatch, tmp_path):
 
 @pytest.mark.exhaustive
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("name", ["swiftformer_xs", "mobilevitv2_050"])
-def test_coreml_converts(name, tmp_path):
-    """Only a Mac can run the result."""
+def test_coreml_converts(tmp_path):
+    """Only a Mac can run the result. MobileViTv2 unfolds patches to six axes, and CoreML has five."""
     tools = pytest.importorskip("coremltools", reason="needs regard[mobile]")
-    program = make_program(create_model(name).eval(), torch.randn(1, 3, 224, 224)).run_decompositions()
+    program = make_program(create_model("swiftformer_xs").eval(), torch.randn(1, 3, 224, 224)).run_decompositions()
     made = tools.convert(
         program, minimum_deployment_target=tools.target.iOS17, compute_precision=tools.precision.FLOAT32
     )

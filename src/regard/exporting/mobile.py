@@ -39,12 +39,33 @@ def write_executorch(program: ExportedProgram, file: Path, metadata: Metadata) -
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            # ExecuTorch's kernel refuses the memory layout that XNNPACK's convolutions return.
+            program = program.run_decompositions({torch.ops.aten.group_norm.default: _group_norm})
             lowered = exir.to_edge_transform_and_lower(
                 program, partitioner=[partitioner], constant_methods={KEY: metadata.dumps()}
             )
             file.write_bytes(lowered.to_executorch().buffer)
     finally:
         logging.disable(before)
+
+
+def _group_norm(
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enabled: bool = True,
+) -> Tensor:
+    """Compute `aten.group_norm`, which has these arguments, by other operators."""
+    rows = x.reshape(x.shape[0], groups, -1)
+    centered = rows - rows.mean(-1, keepdim=True)
+    scale = ((centered * centered).mean(-1, keepdim=True) + eps).rsqrt()
+    out = (centered * scale).reshape(x.shape)
+    shape = (1, x.shape[1], *(1,) * (x.ndim - 2))
+    if weight is not None:
+        out = out * weight.reshape(shape)
+    return out if bias is None else out + bias.reshape(shape)
 
 
 def open_executorch(file: Path) -> tuple[str | None, Callable[[Tensor], Tensor]]:
