@@ -7,7 +7,7 @@ can do without it, until it meets the one back, and both are gone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -23,15 +23,10 @@ BINARY = (ATEN.add.Tensor, ATEN.mul.Tensor)
 def channels_first(program: ExportedProgram) -> ExportedProgram:
     """Move transpositions of a program behind its dense layers and remove those that cancel; changed in place."""
     graph = program.graph_module.graph
+    before_transposition = _before_transposition(graph)
     for node in list(graph.nodes):  # in the order of the computation
-        if node.op != "call_function":
-            continue
-        if node.target == ATEN.linear.default:
-            _move(graph, node, _as_convolution)
-        elif node.target in UNARY:
-            _move(graph, node, _on_source)
-        elif node.target in BINARY:
-            _move(graph, node, _on_sources)
+        if node in before_transposition:
+            _move(graph, node, MOVABLE[node.target])
         elif _is_permutation(node, TO_FIRST) and _is_permutation(node.args[0], TO_LAST):
             node.replace_all_uses_with(node.args[0].args[0])
     graph.eliminate_dead_code()
@@ -39,7 +34,17 @@ def channels_first(program: ExportedProgram) -> ExportedProgram:
     return program
 
 
-def _move(graph: Graph, node: Node, build: Any) -> None:  # noqa: ANN401
+def _before_transposition(graph: Graph) -> set[Node]:
+    """Return the nodes whose outputs are transposed back wherever they go, at once or behind other such nodes."""
+    found: set[Node] = set()
+    for node in reversed(graph.nodes):
+        is_transposed = all(user in found or _is_permutation(user, TO_FIRST) for user in node.users)
+        if node.target in MOVABLE and node.users and is_transposed:
+            found.add(node)
+    return found
+
+
+def _move(graph: Graph, node: Node, build: Callable[[Graph, Node], Node | None]) -> None:
     """Replace a node on `[B, H, W, C]` by a transposition of what `build` returns on `[B, C, H, W]`."""
     with graph.inserting_before(node):
         made = build(graph, node)
@@ -98,3 +103,11 @@ def _unsqueezed(graph: Graph, node: Any, dims: Sequence[int]) -> Node:  # noqa: 
 
 def _is_permutation(node: Any, order: list[int]) -> bool:  # noqa: ANN401
     return isinstance(node, Node) and node.target == ATEN.permute.default and list(node.args[1]) == order  # type: ignore[arg-type]
+
+
+MOVABLE: dict[Any, Callable[[Graph, Node], Node | None]] = {
+    ATEN.linear.default: _as_convolution,
+    **dict.fromkeys(UNARY, _on_source),
+    **dict.fromkeys(BINARY, _on_sources),
+}
+"""The operators that can do without a transposition to `[B, H, W, C]`, and what they become."""

@@ -106,6 +106,8 @@ def onnx_session(model: str | Path | bytes, *, kernels: str = "standard", optimi
     runtime = require("onnxruntime", "export")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    # By default its threads wait in a loop for the next call, and take the cores from PyTorch's threads meanwhile.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 4  # errors are exceptions already
     if not optimize:
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -40,5 +40,5 @@ def efficient_additive_weights(query: Tensor, weight: Tensor, token_norm: TokenN
 
 def token_weights(query: Tensor, weight: Tensor, token_norm: TokenNorm, scale: float) -> Tensor:
     """Score every unit query and normalize the scores over the tokens."""
-    scores = query @ weight * scale  # [B, *grid]
+    scores = (query @ weight.unsqueeze(-1)).squeeze(-1) * scale  # [B, *grid]; runtimes are slow at matrix times vector
     return normalize_scores(scores, token_norm, tuple(range(1, scores.ndim)))

@@ -55,17 +55,18 @@ def window_weights(
     queries, keys = partition(query, window_size, shift_size), partition(key, window_size, shift_size)
     logits = (queries * scale) @ keys.transpose(-2, -1)
     if bias is not None:
-        logits = logits + bias.flatten(1)[:, window_bias_index(window_size, query.device)]  # [nh, T, T]
-    if any(shift_size):
+        bias = bias.flatten(1)[:, window_bias_index(window_size, query.device)]  # [nh, T, T]
+    if any(shift_size):  # added to the bias, which is smaller than the logits and the same for every image
         visible = same_region(query.shape[1:-2], window_size, shift_size, query.device)
-        logits = logits.masked_fill(~visible, -torch.inf)
-    return logits.softmax(-1)
+        mask = logits.new_zeros(visible.shape).masked_fill(~visible, -torch.inf)
+        bias = mask if bias is None else bias + mask  # [1, *n_windows, nh, T, T]
+    return (logits if bias is None else logits + bias).softmax(-1)
 
 
 def partition(tensor: Tensor, window_size: Sequence[int], shift_size: Sequence[int]) -> Tensor:
     """Roll a grid backwards by the shift and cut it: `[B, *grid, nh, hd]` to `[B, *n_windows, nh, T, hd]`."""
     axes = len(window_size)
-    tensor = tensor.roll([-step for step in shift_size], list(range(1, axes + 1)))
+    tensor = _roll(tensor, [-step for step in shift_size])
     for dim, size in zip(range(1, 2 * axes, 2), window_size, strict=True):  # the axes before dim have become two
         tensor = tensor.unflatten(dim, (tensor.shape[dim] // size, size))
     counts, places = range(1, 2 * axes, 2), range(2, 2 * axes + 1, 2)
@@ -80,7 +81,13 @@ def merge(windows: Tensor, window_size: Sequence[int], shift_size: Sequence[int]
     tensor = tensor.permute(0, *pairs, axes + 1, -1)
     for dim in range(1, axes + 1):
         tensor = tensor.flatten(dim, dim + 1)
-    return tensor.roll(list(shift_size), list(range(1, axes + 1)))
+    return _roll(tensor, shift_size)
+
+
+def _roll(tensor: Tensor, steps: Sequence[int]) -> Tensor:
+    """Roll a grid, which copies it, only where there is something to roll."""
+    axes = [axis for axis, step in enumerate(steps, 1) if step]
+    return tensor.roll([steps[axis - 1] for axis in axes], axes) if axes else tensor
 
 
 def window_bias_index(window_size: Sequence[int], device: torch.device) -> Tensor:

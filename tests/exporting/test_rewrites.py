@@ -1,0 +1,149 @@
+"""What `make_program` rewrites for other runtimes keeps its values, and has the operators that are fast there."""
+
+from collections import Counter
+
+import pytest
+import torch
+from torch import nn
+
+from regard.exporting import make_program
+from regard.exporting.layout import channels_first
+from regard.exporting.linear import fold_scales, split_projections
+from regard.models import create_model
+
+GRID = (2, 6, 5, 5)  # images [B, C, H, W]
+
+
+class Model(nn.Module):
+    def __init__(self, run, **layers):
+        super().__init__()
+        self.run, self.layers = run, nn.ModuleDict(layers)
+        self.scale = nn.Parameter(torch.randn(6))
+
+    def forward(self, x):
+        return self.run(self, x, **self.layers)
+
+
+class CheckShapes(torch.fx.Interpreter):
+    """Compares the shapes that the nodes promise to passes after this one."""
+
+    def run_node(self, node):
+        value = super().run_node(node)
+        if node.op == "call_function" and isinstance(value, torch.Tensor):
+            assert value.shape == node.meta["val"].shape, node
+        return value
+
+
+def rewritten(rewrite, model, x):
+    """Return how often the rewritten program has each operator, after a check that it computes the same."""
+    with torch.no_grad():
+        program = torch.export.export(model.eval(), (x,))
+        expected = model(x)
+        program = rewrite(program)
+        torch.testing.assert_close(program.module()(x), expected)
+        CheckShapes(program.module()).run(x)
+        return Counter(node.target._opname for node in program.graph.nodes if hasattr(node.target, "_opname"))
+
+
+def pointwise(model, x, first, second):
+    x = x.permute(0, 2, 3, 1)
+    return x + second(torch.nn.functional.gelu(first(x))) * model.scale
+
+
+def test_transpositions_that_cancel():
+    model = Model(lambda *given, **layers: pointwise(*given, **layers).permute(0, 3, 1, 2), **two_layers())
+    found = rewritten(channels_first, model, torch.randn(GRID))
+    assert found["conv2d"] == 2 and not found["linear"] and not found["permute"]
+
+
+@pytest.mark.parametrize(
+    "end",
+    [lambda x: x, lambda x: x.softmax(-1).permute(0, 3, 1, 2), lambda x: x.permute(0, 3, 1, 2) + x.mean(-1)[:, None]],
+    ids=["last", "softmax", "both"],
+)
+def test_transpositions_that_stay(end):
+    """A convolution between two transpositions would be slower than the dense layer."""
+    model = Model(lambda *given, **layers: end(pointwise(*given, **layers)), **two_layers())
+    found = rewritten(channels_first, model, torch.randn(GRID))
+    assert found["linear"] == 2 and not found["conv2d"]
+
+
+def two_layers():
+    return {"first": nn.Linear(6, 8), "second": nn.Linear(8, 6, bias=False)}
+
+
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize(
+    "split",
+    [
+        lambda x: x.unflatten(-1, (3, 2, 4)).unbind(-3),
+        lambda x: x.unflatten(-1, (3, 2, 4)).unbind(x.ndim - 1),
+        lambda x: x.view(*x.shape[:-1], 3, 8).unbind(-2),
+        lambda x: x.reshape(*x.shape[:-1], 6, 4).split([2, 1, 3], -2),
+        lambda x: x.unflatten(-1, (6, 4)).split([2, 1, 3], -2)[::2],  # one is not used
+    ],
+    ids=["unbind", "positive", "view", "split", "unused"],
+)
+def test_projections(split, has_bias):
+    model = Model(lambda model, x, linear: torch.cat([one.flatten() for one in split(linear(x))]), **packed(has_bias))
+    found = rewritten(split_projections, model, torch.randn(2, 5, 6))
+    assert found["linear"] in (2, 3) and not found["unbind"] + found["split_with_sizes"]
+
+
+@pytest.mark.parametrize(
+    "split",
+    [
+        lambda y: y.unflatten(-1, (4, 6)).unbind(-1),  # every sixth row
+        lambda y: y.unflatten(-1, (3, 8)).unbind(0),  # the images
+        lambda y: y.view(10, 3, 8).unbind(1),
+        lambda y: [*y.unflatten(-1, (3, 8)).unbind(-2), y],  # the whole is read, too
+    ],
+    ids=["inner", "batch", "merged", "shared"],
+)
+def test_other_splits_stay(split):
+    model = Model(lambda model, x, linear: torch.cat([one.flatten() for one in split(linear(x))]), **packed(True))
+    assert rewritten(split_projections, model, torch.randn(2, 5, 6))["linear"] == 1
+
+
+def packed(has_bias):
+    return {"linear": nn.Linear(6, 24, bias=has_bias)}
+
+
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_scales(has_bias):
+    model = Model(lambda model, x, linear: linear(x) * model.scale, linear=nn.Linear(6, 6, bias=has_bias))
+    program = torch.export.export(model.eval(), (torch.randn(2, 5, 6),))
+    last = next(node for node in reversed(fold_scales(program).graph.nodes) if node.op == "call_function")
+    assert last.target == torch.ops.aten.linear.default
+    rewritten(fold_scales, model, torch.randn(2, 5, 6))
+
+
+@pytest.mark.parametrize(
+    "scaled",
+    [
+        lambda y, scale: y * 2,
+        lambda y, scale: y * y,
+        lambda y, scale: y * scale + y,
+        lambda y, scale: y * scale[:, None],
+    ],
+    ids=["number", "product", "shared", "rows"],
+)
+def test_other_products_stay(scaled):
+    model = Model(lambda model, x, linear: scaled(linear(x), model.scale), linear=nn.Linear(6, 6))
+    program = torch.export.export(model.eval(), (torch.randn(2, 6, 6),))
+    before = Counter(str(node.target) for node in program.graph.nodes)
+    assert Counter(str(node.target) for node in fold_scales(program).graph.nodes) == before
+
+
+@pytest.mark.parametrize("name", ["swiftformer_xs", "cait_xxs24_224", "nat_mini", "swin_tiny_patch4_window7_224"])
+def test_models(name):
+    model, x = create_model(name).eval(), torch.randn(2, 3, 224, 224)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.05) if parameter.ndim == 1 else None  # scales that matter
+    program = make_program(model, x, dynamic=["batch"])
+    counts = Counter(str(node.target) for node in program.graph.nodes)
+    assert not counts["aten.unbind.int"] + counts["aten.split_with_sizes.default"]
+    with torch.no_grad():
+        expected = model(x[:1])
+        error = (program.module()(x[:1]) - expected).abs().max() / expected.abs().max()
+    assert error < 1e-4
