@@ -22,6 +22,7 @@ help:
 	@echo "make bench   measure the kernels against their bars (quiet machine, some minutes)"
 	@echo "make table   measure all models in all runtimes, into results.csv (hours; a stopped run continues)"
 	@echo "make costs   measure the mechanisms for the page on costs (quiet machine, some minutes)"
+	@echo "make exports export, check and time every family and mechanism for the page on export (quiet machine, half an hour)"
 	@echo "make calibrate measure what 'fuse' replaces by default on this processor's instruction set (quiet machine, some minutes)"
 	@echo "make sanitize run the kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make docs    build the documentation into site/"
@@ -76,6 +77,9 @@ table: $(VENV)/dev.installed $(VENV)/bench.installed
 
 costs: $(VENV)/dev.installed
 	$(BIN)/python docs/costs.py
+
+exports: $(VENV)/dev.installed
+	$(BIN)/python docs/exports.py
 
 calibrate: $(VENV)/dev.installed
 	$(BIN)/python benchmarks/calibrate.py

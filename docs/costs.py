@@ -11,9 +11,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from measured import renewed
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, PLOT = ROOT / "docs" / "guides" / "costs.md", ROOT / "docs" / "assets" / "costs.png"
-BEGIN, END = "<!-- measured: written by docs/costs.py -->", "<!-- end of measured -->"
+NAME = "docs/costs.py"
 COMMAND = ("bench", "mechanisms", "--dim", "64", "--heads", "2", "--training", "--seconds", "2")
 
 
@@ -50,20 +52,13 @@ def milliseconds(value: float, digits: int) -> str:
     return f"{float(f'{value:.{digits}g}'):g} ms"
 
 
-def renewed(page: str, content: dict) -> str:
-    """Return the page with the table between its two markers renewed."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{table(content)}\n{END}{after}"
-
-
 def main() -> None:
     """Measure, draw, and write."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "costs.json"
         command = [sys.executable, "-m", "regard", *COMMAND, "--json", str(file), "--plot", str(PLOT)]
         subprocess.run(command, check=True)
-        PAGE.write_text(renewed(PAGE.read_text(), json.loads(file.read_text())))
+        PAGE.write_text(renewed(PAGE.read_text(), NAME, table(json.loads(file.read_text()))))
 
 
 if __name__ == "__main__":

@@ -208,7 +208,7 @@ def test_pt2_in_a_fresh_process(portable, tmp_path):
         ("none/a.onnx", {}, DataError, "expected a file that can be written"),
         ("a.onnx", {"dynamic": ["depth"]}, OptionError, "unknown dynamic axis 'depth'"),
         ("a.onnx", {"kernels": "fast"}, OptionError, "unknown kernels 'fast'"),
-        ("a.pt2", {"kernels": "regard"}, UnsupportedError, "a library for ONNX Runtime"),
+        ("a.pt2", {"kernels": "regard"}, UnsupportedError, "for ONNX Runtime and OpenVINO"),
         ("a.onnx", {"portable": True}, OptionError, "leave it out"),
         ("a.onnx", {"batch": 0}, OptionError, "batch must be at least 1"),
         ("a.onnx", {"images": ["missing.png"]}, DataError, "missing.png"),

@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 from regard.exporting import make_program
+from regard.exporting.constants import fold_resized
 from regard.exporting.layout import channels_first
 from regard.exporting.linear import fold_scales, split_projections
+from regard.layers import PositionEmbedding
 from regard.models import create_model
 
 GRID = (2, 6, 5, 5)  # images [B, C, H, W]
@@ -133,6 +135,27 @@ def test_other_products_stay(scaled):
     program = torch.export.export(model.eval(), (torch.randn(2, 6, 6),))
     before = Counter(str(node.target) for node in program.graph.nodes)
     assert Counter(str(node.target) for node in fold_scales(program).graph.nodes) == before
+
+
+def positioned():
+    return nn.Sequential(PositionEmbedding(8, (4, 4)), nn.Linear(8, 3)).eval()
+
+
+def test_resized_positions_are_constants(tmp_path):
+    model, x = positioned(), torch.randn(1, 6, 5, 8)
+    found = rewritten(fold_resized, model, x)
+    assert not any("bicubic" in name for name in found)
+    program = make_program(model, x)
+    assert program.constants and not any("bicubic" in str(node.target) for node in program.graph.nodes)
+    torch.export.save(program, tmp_path / "a.pt2")
+    torch.testing.assert_close(torch.export.load(tmp_path / "a.pt2").module()(x), model(x))
+
+
+def test_positions_of_unknown_sizes_stay():
+    sizes = {1: torch.export.Dim("height", min=2, max=9), 2: torch.export.Dim("width", min=2, max=9)}
+    model, x = positioned(), torch.randn(1, 6, 5, 8)
+    program = fold_resized(torch.export.export(model, (x,), dynamic_shapes=(sizes,)))
+    assert any("bicubic" in str(node.target) for node in program.graph.nodes)
 
 
 @pytest.mark.parametrize("name", ["swiftformer_xs", "cait_xxs24_224", "nat_mini", "swin_tiny_patch4_window7_224"])

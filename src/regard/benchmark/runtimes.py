@@ -80,6 +80,11 @@ def openvino(model: nn.Module, x: Tensor) -> Call:
     return _opened(model, x, "model.xml", "standard")
 
 
+def openvino_regard(model: nn.Module, x: Tensor) -> Call:
+    """Call OpenVINO with regard's operators."""
+    return _opened(model, x, "model.xml", "regard")
+
+
 def _onnxruntime(model: nn.Module, x: Tensor, kernels: str) -> Call:
     return _opened(model, x, "model.onnx", kernels)
 
@@ -121,6 +126,7 @@ RUNTIMES = {
     "onnxruntime": Runtime(onnxruntime, (*EXPORTER, "onnxruntime")),
     "onnxruntime_regard": Runtime(onnxruntime_regard, (*EXPORTER, "onnxruntime")),
     "openvino": Runtime(openvino, (*EXPORTER, "openvino")),
+    "openvino_regard": Runtime(openvino_regard, (*EXPORTER, "openvino")),
 }
 """By the names of the table's rows."""
 OTHER_NAMES = {"torch": "eager", "onnx": "onnxruntime"}

@@ -39,7 +39,7 @@ def export_model(
     batch: Annotated[int, typer.Option(min=1, help="Images of a call.")] = 1,
     dynamic: Annotated[str, typer.Option(help="Axes that every call chooses: batch, size, or batch,size.")] = "",
     kernels: Annotated[
-        str, typer.Option(help="standard; or regard: nodes for regard's operators in ONNX Runtime.")
+        str, typer.Option(help="standard; or regard: its own operators, for ONNX Runtime and OpenVINO.")
     ] = "standard",
     preprocess: Annotated[
         bool, typer.Option("--preprocess", help="Take pixels in uint8 and return probabilities.")

@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from torch.fx import Interpreter, Node
 
 from regard.exporting.files import KEPT
-from regard.exporting.nodes import DOMAIN, Proto, run_symbolic
+from regard.exporting.nodes import DOMAIN, Proto, attributes_of, compute
 from regard.exporting.opened import onnx_session
 from regard.extras import require
 
@@ -53,7 +53,8 @@ def _values(program: ExportedProgram, x: Tensor, ours: Mapping[str, Proto]) -> d
             mine = next((ours[one.name] for one in (node, *node.users) if one.name in ours), None)
             if mine is not None and "onnx_symbolic" in str(node.target):
                 (inputs, *_), _ = self.fetch_args_kwargs_from_env(node)
-                value: object = run_symbolic(mine, inputs)
+                results = compute(mine.op_type, attributes_of(mine), inputs)
+                value: object = results if len(results) > 1 else results[0]
             else:
                 value = super().run_node(node)
             if isinstance(value, Tensor) and value.is_floating_point() and node.op == "call_function":

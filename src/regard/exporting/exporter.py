@@ -84,8 +84,8 @@ def export(
         batch: images of a call, unless the batch is dynamic.
         dynamic: "batch", "size": the axes that are chosen at every call. Heights and widths are multiples of a step
             that depends on the model: 1 for SwiftFormer and NAT, the patch of ViT and CaiT.
-        kernels: "standard" uses ONNX's operators only; "regard" uses nodes of the domain "regard" for ONNX Runtime, of
-            which `regard.exporting.operators_library` has the kernels.
+        kernels: "standard" uses the format's own operators; "regard" uses regard's, whose kernels ONNX Runtime finds in
+            `regard.exporting.operators_library`, and OpenVINO's Python runtime in `openvino_operators`.
         preprocess: the file takes pixels `[B, H, W, 3]` in uint8 and returns probabilities.
         portable: a `.pt2` without regard's operators; with them it needs `import regard` where it is loaded, and is
             fused there.
@@ -190,9 +190,12 @@ def _check(
     if kernels not in KERNELS:
         raise OptionError.unknown("kernels", kernels, KERNELS)
     if kernels == "regard":
-        if kind != "onnx":
-            raise UnsupportedError(f"kernels='regard' are a library for ONNX Runtime, got a {kind} file; use .onnx")
-        operators_library()
+        if kind not in ("onnx", "openvino"):
+            raise UnsupportedError(
+                f"kernels='regard' are for ONNX Runtime and OpenVINO, got a {kind} file; leave it out"
+            )
+        if kind == "onnx":
+            operators_library()
     if portable and kind != "pt2":
         raise OptionError(f"portable chooses the operators of a .pt2 file, got a {kind} file; leave it out")
     if batch < 1:
@@ -242,7 +245,7 @@ def write_file(program: ExportedProgram, made: Path, metadata: Metadata) -> Expo
         write_executorch(program, made, metadata)
         return program
     source = made.with_suffix(".onnx")
-    program = write_onnx(program, source, metadata)
+    program = write_onnx(program, source, metadata, packs=kind == "onnx")
     if kind == "openvino":
         write_openvino(source, made, metadata)
         source.unlink()

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from regard.errors import UnsupportedError
 from regard.exporting.metadata import KEY, Metadata
 from regard.exporting.nodes import pack
 from regard.exporting.opened import EXTRA_FILE
+from regard.exporting.openvino_operators import conversions
 from regard.extras import require
 
 OPSET = 20
@@ -22,8 +22,15 @@ KEPT = "pkg.torch.onnx.name_scopes"
 """Of the exporter's notes about a node: the modules that it came from."""
 
 
-def write_onnx(program: ExportedProgram, file: Path, metadata: Metadata) -> ExportedProgram:
-    """Write a program whose operators are ONNX's or regard's; return the program that has the file's nodes."""
+def write_onnx(program: ExportedProgram, file: Path, metadata: Metadata, *, packs: bool = True) -> ExportedProgram:
+    """Write a program whose operators are ONNX's or regard's; return the program that has the file's nodes.
+
+    Args:
+        program: the program.
+        file: where to.
+        metadata: is stored in the file.
+        packs: gives regard's nodes whole projections, as ONNX Runtime's library takes them.
+    """
     onnx = require("onnx", "export")
     require("onnxscript", "export")
     taken, given = (PIXELS, PROBABILITIES) if metadata.is_preprocessed else (INPUT, LOGITS)
@@ -40,7 +47,7 @@ def write_onnx(program: ExportedProgram, file: Path, metadata: Metadata) -> Expo
             output_names=[given],
         )
     model = made.model_proto
-    if metadata.kernels == "regard":
+    if packs:
         pack(model.graph)
     for node in model.graph.node:
         kept = [one for one in node.metadata_props if one.key == KEPT]
@@ -65,8 +72,6 @@ def write_pt2(program: ExportedProgram, file: Path, metadata: Metadata) -> None:
 def write_openvino(onnx_file: Path, file: Path, metadata: Metadata) -> None:
     """Write OpenVINO's pair of files, from an ONNX file with ONNX's own operators; weights stay in float32."""
     openvino = require("openvino", "export")
-    if metadata.kernels == "regard":
-        raise UnsupportedError("regard's operators are a library for ONNX Runtime; leave out --kernels for OpenVINO")
-    model = openvino.convert_model(str(onnx_file))
+    model = openvino.convert_model(str(onnx_file), extension=conversions() if metadata.kernels == "regard" else None)
     model.set_rt_info(metadata.dumps(), [KEY])
     openvino.save_model(model, str(file), compress_to_fp16=False)

@@ -101,7 +101,7 @@ def _unsqueezed(graph: Graph, node: Any, dims: Sequence[int]) -> Node:  # noqa: 
     return node
 
 
-def _is_permutation(node: Any, order: list[int]) -> bool:  # noqa: ANN401
+def _is_permutation(node: object, order: list[int]) -> bool:
     return isinstance(node, Node) and node.target == ATEN.permute.default and list(node.args[1]) == order  # type: ignore[arg-type]
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.fx import Graph, Node
 
@@ -98,13 +99,15 @@ def _project(graph: Graph, linear: Node, part: Part) -> None:
     part.node.replace_all_uses_with(shaped)
 
 
-def _call(graph: Graph, target: Any, args: Any, value: Tensor, meta: dict[str, Any] | None = None) -> Node:  # noqa: ANN401
+def _call(
+    graph: Graph, target: OpOverload, args: tuple[Any, ...], value: Tensor, meta: dict[str, Any] | None = None
+) -> Node:
     made = graph.call_function(target, args)
     made.meta = {**(meta or {}), "val": value}
     return made
 
 
-def _is(node: Any, *targets: Any) -> bool:  # noqa: ANN401
+def _is(node: object, *targets: object) -> bool:
     return isinstance(node, Node) and node.target in targets
 
 

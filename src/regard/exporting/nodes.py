@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -15,6 +15,17 @@ Proto: TypeAlias = Any
 """A part of an ONNX model; onnx is not installed everywhere."""
 DOMAIN, VERSION = "regard", 1
 TOKEN_NORMS = ("softmax", "l2", "ones")
+LISTS = ("_size", "dilation", "stride")
+"""Endings of the attributes with a number for each axis of the grid; `is_causal` is the other one."""
+OPERATORS: dict[str, dict[str, Any]] = {
+    "NeighborhoodAttention": {"kernel_size": [0], "dilation": [0], "stride": [0], "is_causal": [0], "scale": 0.0},
+    "WindowAttention": {"window_size": [0], "shift_size": [0], "scale": 0.0},
+    "TalkingHeadsAttention": {"scale": 0.0},
+    "AdditiveAttention": {"scale": 0.0},
+    "EfficientAdditiveAttention": {"token_norm": 0, "scale": 0.0},
+    "SeparableAttention": {"patch_size": [0]},
+}
+"""The names of the domain, with values of the types of their attributes; some have `packed`, too."""
 
 
 def node_table() -> dict[Any, Callable[..., Any]]:
@@ -60,31 +71,37 @@ def pack(graph: Proto) -> int:
     return count
 
 
-def run_symbolic(node: Proto, inputs: Sequence[Tensor | None]) -> Tensor | tuple[Tensor, ...]:
+def attributes_of(node: Proto) -> dict[str, Any]:
+    """Return the attributes of an `onnx.NodeProto` of the domain."""
+    return {one.name: one.ints if one.ints else one.f if one.type == 1 else one.i for one in node.attribute}
+
+
+def compute(name: str, attributes: Mapping[str, Any], inputs: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
     """Compute what a node of the domain stands for with regard's operators of PyTorch.
 
     Args:
-        node: an `onnx.NodeProto` that is not packed.
+        name: of the operator.
+        attributes: of the node, which is not packed.
         inputs: its values.
     """
-    values = {one.name: one.ints if one.ints else one.f if one.type == 1 else one.i for one in node.attribute}
     given = [*inputs, *[None] * (6 - len(inputs))]
-    operators = torch.ops.regard
-    if node.op_type == "NeighborhoodAttention":
-        lists = [list(values[name]) for name in ("kernel_size", "dilation", "stride")]
-        causal = [bool(flag) for flag in values["is_causal"]]
-        return operators.neighborhood_attention(*given[:3], *lists, causal, given[3], values["scale"])[0]
-    if node.op_type == "WindowAttention":
-        lists = [list(values[name]) for name in ("window_size", "shift_size")]
-        return operators.window_attention(*given[:3], *lists, given[3], values["scale"])
-    if node.op_type == "TalkingHeadsAttention":
-        return operators.talking_heads_attention(*given[:5], None, given[5], values["scale"])
-    if node.op_type == "AdditiveAttention":
-        return operators.additive_attention(*given[:4], None, None, values["scale"])
-    if node.op_type == "EfficientAdditiveAttention":
-        norm = TOKEN_NORMS[values["token_norm"]]
-        return operators.efficient_additive_attention(*given[:3], norm, values["scale"])
-    return operators.separable_attention(*given[:3], list(values["patch_size"]))
+    operators, scale = torch.ops.regard, float(attributes.get("scale", 0))
+    lists = [[int(one) for one in attributes[key]] for key in OPERATORS[name] if key.endswith(LISTS)]
+    if name == "NeighborhoodAttention":
+        causal = [bool(flag) for flag in attributes["is_causal"]]
+        result = operators.neighborhood_attention(*given[:3], *lists, causal, given[3], scale)[0]
+    elif name == "WindowAttention":
+        result = operators.window_attention(*given[:3], *lists, given[3], scale)
+    elif name == "TalkingHeadsAttention":
+        result = operators.talking_heads_attention(*given[:5], None, given[5], scale)
+    elif name == "AdditiveAttention":
+        result = operators.additive_attention(*given[:4], None, None, scale)
+    elif name == "EfficientAdditiveAttention":
+        norm = TOKEN_NORMS[int(attributes["token_norm"])]
+        result = operators.efficient_additive_attention(*given[:3], norm, scale)
+    else:
+        result = operators.separable_attention(*given[:3], *lists)
+    return result if isinstance(result, tuple) else (result,)
 
 
 def _neighborhood(

@@ -14,6 +14,7 @@ from regard.errors import DataError, OptionError, RegardError, UnsupportedError
 from regard.exporting.compiled import is_compiled, open_compiled
 from regard.exporting.metadata import KEY, Metadata
 from regard.exporting.mobile import open_executorch
+from regard.exporting.openvino_operators import openvino_operators
 from regard.extras import require
 from regard.native import loader
 
@@ -148,6 +149,8 @@ def _open_openvino(path: Path) -> tuple[str | None, Callable[[Tensor], Tensor]]:
         "PERFORMANCE_HINT": "LATENCY",
     }
     core = runtime.Core()
+    for operator in openvino_operators():
+        core.add_extension(operator)
     model = core.read_model(str(path))
     metadata = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
     request = core.compile_model(model, "CPU", options).create_infer_request()

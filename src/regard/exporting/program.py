@@ -11,6 +11,7 @@ from torch.export import Dim, ExportedProgram
 
 from regard.attention import decompositions
 from regard.errors import OptionError, UnsupportedError
+from regard.exporting.constants import fold_resized
 from regard.exporting.layout import channels_first
 from regard.exporting.linear import fold_scales, split_projections
 from regard.exporting.nodes import node_table
@@ -82,7 +83,7 @@ def make_program(
     if kernels == "torch":
         return program
     with torch.no_grad():  # the exporters decompose the rest as they like
-        program = channels_first(fold_scales(program))
+        program = channels_first(fold_scales(fold_resized(program)))
         if kernels == "standard":
             program = split_projections(program)
         return program.run_decompositions(dict(node_table() if kernels == "regard" else decompositions()))

@@ -55,12 +55,11 @@ def window_weights(
     queries, keys = partition(query, window_size, shift_size), partition(key, window_size, shift_size)
     logits = (queries * scale) @ keys.transpose(-2, -1)
     if bias is not None:
-        bias = bias.flatten(1)[:, window_bias_index(window_size, query.device)]  # [nh, T, T]
-    if any(shift_size):  # added to the bias, which is smaller than the logits and the same for every image
+        logits = logits + bias.flatten(1)[:, window_bias_index(window_size, query.device)]  # [nh, T, T]
+    if any(shift_size):
         visible = same_region(query.shape[1:-2], window_size, shift_size, query.device)
-        mask = logits.new_zeros(visible.shape).masked_fill(~visible, -torch.inf)
-        bias = mask if bias is None else bias + mask  # [1, *n_windows, nh, T, T]
-    return (logits if bias is None else logits + bias).softmax(-1)
+        logits = logits.masked_fill(~visible, -torch.inf)
+    return logits.softmax(-1)
 
 
 def partition(tensor: Tensor, window_size: Sequence[int], shift_size: Sequence[int]) -> Tensor:
