@@ -21,7 +21,8 @@ import regard
 from regard.benchmark import Machine
 from regard.benchmark.mechanisms import SUBJECTS, Size
 from regard.errors import RegardError
-from regard.exporting import Opened, step_of
+from regard.exporting import Opened
+from regard.exporting.program import step_of
 from regard.timing import time_in_turn
 
 ROOT = Path(__file__).resolve().parents[1]
