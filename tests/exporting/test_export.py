@@ -66,10 +66,10 @@ EXHAUSTIVE = pytest.mark.exhaustive
     "file", [pytest.param("a.onnx", marks=EXHAUSTIVE), "a.pt2", pytest.param("a.xml", marks=EXHAUSTIVE)]
 )
 def test_dynamic_batch_and_metadata(file, tmp_path):
-    classifier = replace(exporter._unnamed(network()), classes=("cat", "dog", "owl", "fox", "elk"))
+    classifier = replace(exporter._unnamed(network()), classes=tuple("abcdefghij"))
     exported = regard.export(classifier, tmp_path / file, size=32, dynamic=["batch"])
     opened = Opened.open(tmp_path / file)
-    assert opened.metadata.classes == ("cat", "dog", "owl", "fox", "elk")
+    assert opened.metadata.classes == tuple("abcdefghij")
     assert opened.metadata.preprocessing.image_size == 32 and opened.metadata.batch is None
     assert opened.metadata.versions["torch"] == torch.__version__
     assert exported.format == format_of(file) == opened.format
@@ -210,9 +210,12 @@ def test_pt2_in_a_fresh_process(portable, tmp_path):
         ("a.onnx", {"kernels": "fast"}, OptionError, "unknown kernels 'fast'"),
         ("a.pt2", {"kernels": "regard"}, UnsupportedError, "for ONNX Runtime and OpenVINO"),
         ("a.onnx", {"portable": True}, OptionError, "leave it out"),
-        ("a.onnx", {"batch": 0}, OptionError, "batch must be at least 1"),
+        ("a.onnx", {"batch": 0}, ShapeError, "batch must be at least 1"),
         ("a.onnx", {"images": ["missing.png"]}, DataError, "missing.png"),
-        ("a.onnx", {"size": 0}, ShapeError, "size must be at least 1 pixel, got 0"),
+        ("a.onnx", {"batch": 2.5}, OptionError, "batch must be a whole number, got 2.5"),
+        ("a.onnx", {"size": "16"}, OptionError, "size must be a whole number, got '16'"),
+        ("a.onnx", {"dynamic": ["size"]}, ShapeError, "at least 64, got 32"),
+        ("a.onnx", {"size": 0}, ShapeError, "size must be at least 1, got 0"),
     ],
 )
 def test_errors_before_the_long_work(file, options, error, message, tmp_path, monkeypatch):
@@ -232,6 +235,63 @@ def test_sizes_and_modes(tmp_path):
     with pytest.raises(OptionError, match="evaluation mode"):
         regard.export(network().train(), tmp_path / "a.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+class Returns(nn.Module):
+    """Returns what a function makes of the logits."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.model, self.change = network(), change
+
+    def forward(self, x):
+        return self.change(self.model(x))
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "message"),
+    [
+        ("nat_nano", OptionError, "expected a model or a classifier, got str"),
+        (network().half(), OptionError, "expected weights in float32 on the CPU, got torch.float16"),
+        (Returns(lambda y: (y, y)), UnsupportedError, "returns logits .*, got tuple"),
+        (Returns(lambda y: y[:, :, None]), UnsupportedError, r"returns logits .*, got \[1, 10, 1\]"),
+        (Returns(lambda y: y / 0), UnsupportedError, "returns NaN or infinity"),
+        (Returns(lambda y: y if float(y.sum()) > 0 else -y), UnsupportedError, "cannot trace the model"),
+        (replace(exporter._unnamed(network()), classes=("cat", "dog")), OptionError, "the 10 classes, got 2 names"),
+    ],
+    ids=["name", "half", "tuple", "rank", "infinity", "branch", "classes"],
+)
+def test_models_that_no_file_can_hold(model, error, message, tmp_path):
+    if isinstance(model, Returns):
+        model.eval()
+    with pytest.raises(error, match=message):
+        regard.export(model, tmp_path / "a.pt2", size=32)
+    assert list(tmp_path.iterdir()) == []
+
+
+def opened_as(call, batch):
+    metadata = Metadata("a", "b", (), Preprocessing(2), batch=batch)
+    return Opened(None, "onnx", metadata, call)
+
+
+def test_verification_looks_at_every_row_and_every_length():
+    x = torch.arange(24.0).reshape(2, 3, 2, 2)
+    right = lambda x: x.flatten(1)[:, :4]  # noqa: E731
+    wrong_row = lambda x: right(x) * torch.tensor([1.0, 1.1])[:, None]  # noqa: E731
+    assert verify(opened_as(right, 2), right, x, ["a", "b"]).passed
+    assert verify(opened_as(wrong_row, 2), right, x, ["a", "b"]).differences == pytest.approx((0.1, 0.1))
+    fixed = lambda x: right(x)[:1].expand(len(x), -1)  # noqa: E731
+    found = verify(opened_as(fixed, None), right, x, ["a", "b"], others={"another batch": x})
+    assert found.images == ("a", "b", "another batch") and found.differences[:2] == (0, 0) and not found.passed
+
+
+def test_equal_zeros_agree():
+    zeros = lambda x: torch.zeros(len(x), 3)  # noqa: E731
+    assert verify(opened_as(zeros, None), zeros, torch.zeros(1, 3, 2, 2), ["a"]).differences == (0,)
+
+
+def test_endings_in_capitals(tmp_path):
+    assert regard.export(network(), tmp_path / "a.PT2", size=32).file.is_file()
 
 
 def test_files_that_are_no_models(tmp_path):

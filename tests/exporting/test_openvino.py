@@ -47,6 +47,54 @@ def test_samples_have_the_kernels_bits(mechanism, sample):
         assert np.array_equal(got[place].ravel(), expected[place].numpy().ravel())
 
 
+def run_node(name, shapes, attributes):
+    inputs = [np.ones(shape, np.float32) for shape in shapes]
+    parameters = [openvino.opset13.parameter([-1] * one.ndim, np.float32) for one in inputs]
+    made = CLASSES[name]([one.output(0) for one in parameters], attributes)
+    return openvino.compile_model(openvino.Model(made.outputs(), parameters, "one"), "CPU")(inputs)
+
+
+TOKENS = (1, 6, 6, 2, 4)
+PLAIN = {"kernel_size": [3, 3], "dilation": [1, 1], "stride": [1, 1], "is_causal": [0, 0], "scale": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes", "attributes"),
+    [
+        ("NeighborhoodAttention", [TOKENS] * 3, {**PLAIN, "kernel_size": [63, 63]}),
+        ("NeighborhoodAttention", [TOKENS] * 3, {**PLAIN, "kernel_size": [-3, 3]}),
+        ("NeighborhoodAttention", [TOKENS] * 3, {**PLAIN, "kernel_size": [3]}),
+        ("NeighborhoodAttention", [TOKENS, (1, 1, 1, 2, 4), TOKENS], PLAIN),
+        ("NeighborhoodAttention", [TOKENS, TOKENS, (1, 6, 6, 3, 4)], PLAIN),
+        ("NeighborhoodAttention", [TOKENS] * 3 + [(2, 2, 2)], PLAIN),
+        (
+            "WindowAttention",
+            [TOKENS, (1, 3, 3, 2, 4), TOKENS],
+            {"window_size": [3, 3], "shift_size": [0, 0], "scale": 1.0},
+        ),
+        ("AdditiveAttention", [TOKENS, TOKENS, (2, 3), (2, 8)], {"scale": 1.0}),
+        ("EfficientAdditiveAttention", [(1, 6, 6, 8)] * 2 + [(3,)], {"token_norm": 0, "scale": 1.0}),
+        ("TalkingHeadsAttention", [(1, 6, 2, 4)] * 3 + [(1, 1), (2, 2)], {"scale": 1.0}),
+        ("SeparableAttention", [(1, 6, 6, 1), (1, 6, 6, 4), (1, 6, 6, 4)], {"patch_size": [4, 4]}),
+    ],
+)
+def test_wrong_nodes_are_errors(name, shapes, attributes):
+    with pytest.raises(RuntimeError):
+        run_node(name, shapes, attributes)
+
+
+def test_a_failed_file_keeps_its_weights(tmp_path):
+    with pytest.raises(regard.ExportError, match="does not agree"):
+        regard.export(small("nat_nano").eval(), tmp_path / "a.xml", size=32, tolerance=-1.0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.bin.failed", "a.xml.failed"]
+
+
+def test_weights_that_cannot_be_written(tmp_path):
+    (tmp_path / "a.bin").mkdir()
+    with pytest.raises(regard.DataError, match=r"got the folder .*a\.bin"):
+        regard.export(small("nat_nano").eval(), tmp_path / "a.xml", size=32)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks(name, tmp_path):
     model = small(name).eval()

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from regard.exporting import make_program
-from regard.exporting.constants import fold_resized
+from regard.exporting.constants import fold_parameters
 from regard.exporting.layout import channels_first
 from regard.exporting.linear import fold_scales, split_projections
 from regard.layers import PositionEmbedding
@@ -143,7 +143,7 @@ def positioned():
 
 def test_resized_positions_are_constants(tmp_path):
     model, x = positioned(), torch.randn(1, 6, 5, 8)
-    found = rewritten(fold_resized, model, x)
+    found = rewritten(fold_parameters, model, x)
     assert not any("bicubic" in name for name in found)
     program = make_program(model, x)
     assert program.constants and not any("bicubic" in str(node.target) for node in program.graph.nodes)
@@ -154,8 +154,54 @@ def test_resized_positions_are_constants(tmp_path):
 def test_positions_of_unknown_sizes_stay():
     sizes = {1: torch.export.Dim("height", min=2, max=9), 2: torch.export.Dim("width", min=2, max=9)}
     model, x = positioned(), torch.randn(1, 6, 5, 8)
-    program = fold_resized(torch.export.export(model, (x,), dynamic_shapes=(sizes,)))
+    program = fold_parameters(torch.export.export(model, (x,), dynamic_shapes=(sizes,)))
     assert any("bicubic" in str(node.target) for node in program.graph.nodes)
+
+
+def scaled_after_a_change(model, x, linear):
+    x = x.clone()
+    y = linear(x)
+    x += 1
+    return y * model.scale + x
+
+
+def resized_and_changed(model, x, linear):
+    positions = nn.functional.interpolate(model.scale[None, None], 12, mode="linear")
+    table = nn.functional.interpolate(positions[None], (6, 6), mode="bicubic", antialias=True)
+    table[:, :, 0] = 0
+    return linear(x) + table[0, 0, 0]
+
+
+def viewed(model, x, linear):
+    y = linear(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    return y.permute(0, 2, 3, 1).view(2, -1)
+
+
+def split_first(model, x, linear):
+    return torch.cat(linear(x.mean((2, 3))).view(2, 2, 3)[0].split([1, 1]), 1)
+
+
+@pytest.mark.parametrize(
+    "run", [scaled_after_a_change, resized_and_changed, viewed, split_first], ids=lambda one: one.__name__
+)
+def test_programs_that_change_tensors_in_place_or_view_them(run):
+    channels_last = run in (scaled_after_a_change, resized_and_changed)
+    x = torch.randn(2, 5, 5, 6) if channels_last else torch.randn(2, 6, 5, 5)
+    model = Model(run, linear=nn.Linear(6, 6)).eval()
+    torch.testing.assert_close(make_program(model, x).module()(x), model(x))
+
+
+def test_scales_of_another_dtype_and_sizes_as_numbers():
+    model = Model(lambda model, x, linear: linear(x) * model.scale, linear=nn.Linear(6, 6)).eval()
+    model.scale.data = model.scale.data.double()
+    x = torch.randn(2, 5, 6)
+    torch.testing.assert_close(make_program(model, x).module()(x), model(x))
+    model = Model(
+        lambda model, x, linear: (linear(x.permute(0, 2, 3, 1)) * x.shape[0]).permute(0, 3, 1, 2),
+        linear=nn.Linear(6, 6),
+    ).eval()
+    x = torch.randn(GRID)
+    torch.testing.assert_close(make_program(model, x, dynamic=["batch"]).module()(x), model(x))
 
 
 @pytest.mark.parametrize("name", ["swiftformer_xs", "cait_xxs24_224", "nat_mini", "swin_tiny_patch4_window7_224"])

@@ -36,7 +36,7 @@ def export_model(
     classes: Classes = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="The file.", show_default="MODEL.onnx")] = None,
     size: Annotated[int | None, typer.Option(min=1, help="Side of the images.", show_default="the model's")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images of a call.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Images per call.")] = 1,
     dynamic: Annotated[str, typer.Option(help="Axes that every call chooses: batch, size, or batch,size.")] = "",
     kernels: Annotated[
         str, typer.Option(help="standard; or regard: its own operators, for ONNX Runtime and OpenVINO.")

@@ -12,29 +12,21 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from regard.errors import ExportError, OptionError, RegardError, ShapeError, UnsupportedError
+from regard.errors import ExportError
+from regard.exporting.checks import PACKAGES, channels, check_arguments, check_call, check_request
 from regard.exporting.compiled import check_compile, write_compiled
 from regard.exporting.culprit import find_culprit
 from regard.exporting.files import write_onnx, write_openvino, write_pt2
 from regard.exporting.metadata import Metadata, versions
-from regard.exporting.mobile import EXTRA, check_executorch, write_executorch
-from regard.exporting.opened import Opened, format_of, operators_library
-from regard.exporting.program import KERNELS, Deployed, check_axes, make_program, step_of
+from regard.exporting.mobile import write_executorch
+from regard.exporting.opened import Opened, format_of
+from regard.exporting.program import Deployed, make_program, step_of
 from regard.exporting.quantize import check_int8, quantize, read_calibration
 from regard.exporting.samples import sample_images, to_pixels
 from regard.exporting.verify import TOLERANCE, Verification, verify
-from regard.extras import require
 from regard.models import Preprocessing
 from regard.training.classifier import Classifier
 from regard.training.output import writing
-
-PACKAGES = {
-    "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "pt2": (),
-    "openvino": ("onnx", "onnxscript", "openvino"),
-    "executorch": ("executorch",),
-}
-"""That a format needs."""
 
 
 @dataclass(frozen=True)
@@ -113,12 +105,12 @@ def export(
         (True, True)
     """
     begin = time.perf_counter()
+    dynamic = (dynamic,) if isinstance(dynamic, str) else tuple(dynamic)
+    check_arguments(model, size, batch)
     classifier = model if isinstance(model, Classifier) else _unnamed(model)
-    if size is not None and size < 1:
-        raise ShapeError(f"size must be at least 1 pixel, got {size}")
     preprocessing = classifier.preprocessing if size is None else replace(classifier.preprocessing, image_size=size)
     path, kind, network = Path(file), format_of(file), classifier.model
-    _check(network, kind, batch, dynamic, kernels, preprocess, portable)
+    check_request(network, path, dynamic, kernels, preprocess, portable)
     if compile:
         check_compile(kind, portable, dynamic)
     if int8 is not None:
@@ -135,28 +127,29 @@ def export(
         versions(*PACKAGES[kind]),
     )
     with writing(path) as unfinished, TemporaryDirectory(dir=path.parent) as folder:
-        x, names = sample_images(preprocessing, images, in_chans=_channels(network))
+        x, names = sample_images(preprocessing, images, in_chans=channels(network))
         calibration = None if int8 is None else read_calibration(preprocessing, int8)
-        _try(network, x[:1], dynamic)
+        check_call(network, x[:1].expand(batch, *x.shape[1:]), dynamic, classifier.classes)
         if preprocess:
             network, x = Deployed(network, preprocessing).eval(), to_pixels(x, preprocessing)
         form = kernels if kind != "pt2" else "standard" if portable else "torch"
         program = make_program(network, _example(x, batch, dynamic), dynamic=dynamic, kernels=form)
-        made = Path(folder) / path.name
+        made = Path(folder) / f"{path.stem}{path.suffix.lower()}"
         if compile:
             write_compiled(program, made, metadata)
         else:
             program = write_file(program, made, metadata)
-        found = verify(Opened.open(made), network, x, names, tolerance)
+        others = _other_calls(network, x, dynamic)
+        found = verify(Opened.open(made), network, x, names, tolerance, others)
         if not found.passed:
             raise _failed(found, made, path, program, metadata, x)
         if calibration is not None:
             found = quantize(made, kind, network, calibration, preprocessing if preprocess else None)
             if not found.passed:
                 raise _kept_aside(found, made, path)
-        others = [one for one in Path(folder).iterdir() if one != made]  # OpenVINO's weights
-        total = sum(one.stat().st_size for one in (made, *others))
-        for one in others:
+        weights = _weights(made)
+        total = sum(one.stat().st_size for one in (made, *weights))
+        for one in weights:
             one.replace(path.with_suffix(one.suffix))
         made.replace(unfinished)
     return Exported(path, kind, total, found, time.perf_counter() - begin)
@@ -176,57 +169,16 @@ def _unnamed(model: nn.Module) -> Classifier:
     )
 
 
-def _check(
-    model: nn.Module,
-    kind: str,
-    batch: int,
-    dynamic: Sequence[str],
-    kernels: str,
-    preprocess: bool,
-    portable: bool,
-) -> None:
-    """Check what can be checked without the long work."""
-    check_axes(dynamic)
-    if kernels not in KERNELS:
-        raise OptionError.unknown("kernels", kernels, KERNELS)
-    if kernels == "regard":
-        if kind not in ("onnx", "openvino"):
-            raise UnsupportedError(
-                f"kernels='regard' are for ONNX Runtime and OpenVINO, got a {kind} file; leave it out"
-            )
-        if kind == "onnx":
-            operators_library()
-    if portable and kind != "pt2":
-        raise OptionError(f"portable chooses the operators of a .pt2 file, got a {kind} file; leave it out")
-    if batch < 1:
-        raise OptionError(f"batch must be at least 1, got {batch}")
-    if model.training:
-        raise OptionError("expected a model in evaluation mode, got one in training mode; call model.eval()")
-    if preprocess and _channels(model) != 3:
-        raise UnsupportedError(f"preprocess takes RGB pixels, and the model takes {_channels(model)} channels")
-    for package in PACKAGES[kind]:
-        require(package, EXTRA if kind == "executorch" else "export")
-    if kind == "executorch":
-        check_executorch(dynamic)
-
-
-def _channels(model: nn.Module) -> int:
-    return int(getattr(model, "in_chans", 3))
-
-
-def _try(model: nn.Module, x: Tensor, dynamic: Sequence[str]) -> None:
-    """Run the model once, since an exporter's errors about sizes are hard to read."""
-    side = x.shape[-1]
-    if "size" in dynamic and side % step_of(model):
-        raise ShapeError(f"a dynamic size must be a multiple of {step_of(model)}, got {side}; choose another --size")
-    try:
-        with torch.no_grad():
-            model(x)
-    except (RuntimeError, ValueError) as error:
-        if isinstance(error, RegardError):
-            raise
-        reason = str(error).strip().partition("\n")[0]
-        raise ShapeError(f"the model cannot take images of {side} pixels ({reason}); choose another --size") from error
+def _other_calls(model: nn.Module, x: Tensor, dynamic: Sequence[str]) -> dict[str, Tensor]:
+    """Return a batch of other lengths for the axes that are chosen later."""
+    if not dynamic:
+        return {}
+    rows = x[-1:].repeat(3 if "batch" in dynamic else 1, 1, 1, 1)
+    if "size" in dynamic:
+        step, axes = step_of(model), (1, 2) if x.dtype == torch.uint8 else (2, 3)
+        for axis, steps in zip(axes, (1, 2), strict=True):
+            rows = torch.cat([rows, rows.narrow(axis, 0, step).repeat_interleave(steps, axis)], axis)
+    return {f"another {' and '.join(dynamic)}": rows}
 
 
 def _example(x: Tensor, batch: int, dynamic: Sequence[str]) -> Tensor:
@@ -257,7 +209,7 @@ def _failed(
 ) -> ExportError:
     """Keep the file aside, and look for the first node that differs."""
     if made.suffix == ".onnx":
-        worst = found.worst
+        worst = min(found.worst, len(x) - 1)  # or any, if only another length differs
         given = x[worst : worst + 1].expand(metadata.batch or 1, *x.shape[1:]).contiguous()
         culprit = find_culprit(program, made, given, kernels=metadata.kernels, tolerance=found.tolerance)
         found = replace(found, culprit=culprit)
@@ -265,6 +217,13 @@ def _failed(
 
 
 def _kept_aside(found: Verification, made: Path, path: Path) -> ExportError:
+    for one in _weights(made):
+        one.replace(path.with_name(f"{path.stem}{one.suffix}.failed"))
     aside = path.with_name(f"{path.name}.failed")
     made.replace(aside)
     return ExportError(f"the exported file does not agree with the model: {found}; it is kept as {str(aside)!r}")
+
+
+def _weights(made: Path) -> list[Path]:
+    """Return the files beside an exported file: OpenVINO's weights."""
+    return [one for one in made.parent.iterdir() if one != made]

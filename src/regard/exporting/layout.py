@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import Graph, Node
 
@@ -80,7 +81,7 @@ def _on_sources(graph: Graph, node: Node) -> Node | None:
     for one in node.args:
         if _is_permutation(one, TO_LAST):
             operands.append(one.args[0])  # type: ignore[union-attr]
-        elif not isinstance(one, Node):
+        elif not isinstance(one, Node) or not isinstance(one.meta["val"], Tensor):
             operands.append(one)
         elif one.meta["val"].ndim == 1:
             operands.append(_unsqueezed(graph, one, (-1, -1)))

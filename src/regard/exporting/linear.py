@@ -50,6 +50,8 @@ def fold_scales(program: ExportedProgram) -> ExportedProgram:
         is_scaled = _is(linear, ATEN.linear.default) and len(linear.users) == 1
         if not is_scaled or getattr(scale, "op", "") != "placeholder" or scale.meta["val"].ndim != 1:
             continue
+        if scale.meta["val"].dtype != linear.meta["val"].dtype:
+            continue
         x, weight, *bias = linear.args
         with graph.inserting_before(node):
             column = _call(graph, ATEN.unsqueeze.default, (scale, -1), scale.meta["val"].unsqueeze(-1))
@@ -67,7 +69,8 @@ def _packed(node: Node) -> Node | None:
     shaped: Any = node.args[0]
     if not _is(shaped, *RESHAPES) or not _is(shaped.args[0], ATEN.linear.default):
         return None
-    linear, dim = shaped.args[0], int(node.args[-1]) if len(node.args) > 1 else 0  # type: ignore[arg-type]
+    last = 1 if node.target == ATEN.unbind.int else 2  # the place of `dim`
+    linear, dim = shaped.args[0], int(node.args[last]) if len(node.args) > last else 0  # type: ignore[arg-type]
     outer = linear.meta["val"].ndim - 1  # the axes that the view keeps
     shape = shaped.meta["val"].shape
     is_first = dim % len(shape) == outer and shape[:outer] == linear.meta["val"].shape[:-1]

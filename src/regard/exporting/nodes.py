@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from regard import attention
 from regard.attention import decompositions
 from regard.errors import UnsupportedError
 
@@ -77,30 +78,37 @@ def attributes_of(node: Proto) -> dict[str, Any]:
 
 
 def compute(name: str, attributes: Mapping[str, Any], inputs: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
-    """Compute what a node of the domain stands for with regard's operators of PyTorch.
+    """Compute what a node of the domain stands for with regard's functions, which check their arguments.
 
     Args:
         name: of the operator.
         attributes: of the node, which is not packed.
         inputs: its values.
     """
-    given = [*inputs, *[None] * (6 - len(inputs))]
-    operators, scale = torch.ops.regard, float(attributes.get("scale", 0))
-    lists = [[int(one) for one in attributes[key]] for key in OPERATORS[name] if key.endswith(LISTS)]
+    given: list[Any] = [*inputs, *[None] * (6 - len(inputs))]
+    first, second, third, *others = given
+    sizes = [[int(one) for one in attributes[key]] for key in OPERATORS[name] if key.endswith(LISTS)]
+    scale = float(attributes.get("scale", 0))
+    result: Tensor | tuple[Tensor, ...]
     if name == "NeighborhoodAttention":
+        kernel, dilation, stride = sizes
         causal = [bool(flag) for flag in attributes["is_causal"]]
-        result = operators.neighborhood_attention(*given[:3], *lists, causal, given[3], scale)[0]
+        options: dict[str, Any] = {"dilation": dilation, "stride": stride, "is_causal": causal}
+        result = attention.neighborhood_attention(first, second, third, kernel, **options, bias=others[0], scale=scale)
     elif name == "WindowAttention":
-        result = operators.window_attention(*given[:3], *lists, given[3], scale)
+        window, shift = sizes
+        result = attention.window_attention(first, second, third, window, shift_size=shift, bias=others[0], scale=scale)
     elif name == "TalkingHeadsAttention":
-        result = operators.talking_heads_attention(*given[:5], None, given[5], scale)
+        result = attention.talking_heads_attention(
+            first, second, third, others[0], others[1], weights_bias=others[2], scale=scale
+        )
     elif name == "AdditiveAttention":
-        result = operators.additive_attention(*given[:4], None, None, scale)
+        result = attention.additive_attention(first, second, third, others[0], scale=scale)
     elif name == "EfficientAdditiveAttention":
-        norm = TOKEN_NORMS[int(attributes["token_norm"])]
-        result = operators.efficient_additive_attention(*given[:3], norm, scale)
+        norm: Any = TOKEN_NORMS[int(attributes["token_norm"])]
+        result = attention.efficient_additive_attention(first, second, third, token_norm=norm, scale=scale)
     else:
-        result = operators.separable_attention(*given[:3], *lists)
+        result = attention.separable_attention(first, second, third, patch_size=sizes[0])
     return result if isinstance(result, tuple) else (result,)
 
 

@@ -59,7 +59,8 @@ class Opened:
         except RegardError:
             raise
         except Exception as error:  # the runtimes' own kinds
-            reason = str(error).strip().partition("\n")[0]
+            lines = [line for line in str(error).strip().split("\n") if "Exception from" not in line]
+            reason = lines[0] if lines else type(error).__name__  # OpenVINO's first line is a place in its code
             raise DataError(f"expected an exported model, got {str(path)!r} ({reason}); export it again") from error
         return cls(path, kind, None if metadata is None else Metadata.loads(metadata), call)
 

@@ -1,7 +1,7 @@
 """regard's operators in OpenVINO's Python runtime: each is a class of nodes that calls the kernels.
 
-OpenVINO loads operators written in C++ only if they were compiled against its own version, so that no package can
-bring them along. Its operators in Python have no such bond.
+OpenVINO loads operators written in C++ only if they were compiled with the headers of its own version, so a wheel
+cannot ship them. Operators written in Python do not have this restriction.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from torch.export import Dim, ExportedProgram
 
 from regard.attention import decompositions
 from regard.errors import OptionError, UnsupportedError
-from regard.exporting.constants import fold_resized
+from regard.exporting.constants import fold_parameters
 from regard.exporting.layout import channels_first
 from regard.exporting.linear import fold_scales, split_projections
 from regard.exporting.nodes import node_table
@@ -19,7 +19,8 @@ from regard.models import FAMILIES, Preprocessing
 
 AXES = ("batch", "size")
 KERNELS = ("standard", "regard")
-LARGEST_BATCH, LARGEST_SIDE = 4096, 4096
+LARGEST_BATCH, SMALLEST_SIDE, LARGEST_SIDE = 4096, 64, 4096
+"""Of dynamic axes."""
 UNKNOWN_STEP = 32
 """Of models that are not regard's."""
 
@@ -73,9 +74,10 @@ def make_program(
     try:
         with torch.no_grad():
             program = torch.export.export(model, (example,), dynamic_shapes=shapes)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, torch._dynamo.exc.TorchDynamoException) as error:
         if not dynamic:
-            raise
+            reason = str(error).strip().partition("\n")[0]
+            raise UnsupportedError(f"torch.export cannot trace the model ({reason}); see its guide") from error
         raise UnsupportedError(
             f"expected a model whose {' and '.join(dynamic)} can be chosen later, got one that fixes it "
             f"({str(error).strip().partition(chr(10))[0]}); leave out --dynamic"
@@ -83,10 +85,20 @@ def make_program(
     if kernels == "torch":
         return program
     with torch.no_grad():  # the exporters decompose the rest as they like
-        program = channels_first(fold_scales(fold_resized(program)))
+        program = _functional(program)
         if kernels == "standard":
             program = split_projections(program)
+        program = fold_parameters(channels_first(fold_scales(program)))
         return program.run_decompositions(dict(node_table() if kernels == "regard" else decompositions()))
+
+
+def _functional(program: ExportedProgram) -> ExportedProgram:
+    """Return the program without changes in place, and without views, which bind the strides of their inputs."""
+    program = program.run_decompositions({})
+    for node in program.graph.nodes:
+        if node.target == torch.ops.aten.view.default:
+            node.target = torch.ops.aten.reshape.default
+    return program
 
 
 def check_axes(dynamic: Sequence[str]) -> None:
@@ -133,6 +145,8 @@ def _dynamic_shapes(model: nn.Module, example: Tensor, dynamic: Sequence[str]) -
         step = step_of(model)
         first = 1 if example.dtype == torch.uint8 else 2
         for axis, name in ((first, "height"), (first + 1, "width")):
-            units = Dim(f"{name}_units" if step > 1 else name, min=max(2, 64 // step), max=LARGEST_SIDE // step)
+            units = Dim(
+                f"{name}_units" if step > 1 else name, min=max(2, SMALLEST_SIDE // step), max=LARGEST_SIDE // step
+            )
             shape[axis] = step * units if step > 1 else units
     return (shape,)

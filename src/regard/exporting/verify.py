@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,28 +54,42 @@ class Verification:
 
 
 def verify(
-    opened: Opened, reference: Callable[[Tensor], Tensor], x: Tensor, names: Sequence[str], tolerance: float = TOLERANCE
+    opened: Opened,
+    reference: Callable[[Tensor], Tensor],
+    x: Tensor,
+    names: Sequence[str],
+    tolerance: float = TOLERANCE,
+    others: Mapping[str, Tensor] | None = None,
 ) -> Verification:
     """Compare a file with its model, image by image.
 
     Args:
-        opened: the file.
+        opened: the file. If it fixes its batch, each image shares a call with those after it.
         reference: returns the outputs that are expected of a batch.
         x: the images, as the file takes them.
         names: of the images.
         tolerance: the largest difference, relative to the largest output of an image.
+        others: batches of other lengths and sizes, by what is said about them.
     """
     batch = 1 if opened.metadata is None or opened.metadata.batch is None else opened.metadata.batch
+    calls = {name: x.roll(-place, 0) for place, name in enumerate(names)}
+    calls = {name: rolled.repeat(-(-batch // len(x)), 1, 1, 1)[:batch] for name, rolled in calls.items()}
     differences, agree = [], []
-    for image in x.split(1):
-        given = image.expand(batch, *image.shape[1:]).contiguous()  # a file may fix its batch
-        result = opened.call(given)[:1].float()
+    for given in (*calls.values(), *({} if others is None else others).values()):
+        given = given.contiguous()
+        result = opened.call(given).float()
         with torch.no_grad():
-            expected = reference(given)[:1].float()
-        difference = (result - expected).abs().max() / expected.abs().max()
-        differences.append(float(difference) if result.shape == expected.shape else float("nan"))
-        agree.append(bool((result.argmax(-1) == expected.argmax(-1)).all()))
-    return Verification(tuple(names), tuple(differences), tuple(agree), tolerance)
+            expected = reference(given).float()
+        is_same = result.shape == expected.shape
+        differences.append(_difference(result, expected) if is_same else float("nan"))
+        agree.append(is_same and bool((result.argmax(-1) == expected.argmax(-1)).all()))
+    return Verification((*calls, *({} if others is None else others)), tuple(differences), tuple(agree), tolerance)
+
+
+def _difference(result: Tensor, expected: Tensor) -> float:
+    """Return the largest difference of a row, relative to the row's largest value; equal zeros do not differ."""
+    error, largest = ((one.abs().flatten(1)).amax(1) for one in (result - expected, expected))
+    return float(torch.where(error == 0, error, error / largest).max())
 
 
 def _order(difference: float) -> float:

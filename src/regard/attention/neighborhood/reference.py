@@ -73,8 +73,7 @@ def neighborhood_weights(
     keys = gather_neighbors(key, axes)
     logits = ((query * scale).unsqueeze(-2) @ keys.transpose(-2, -1)).squeeze(-2)
     if bias is not None:
-        index = neighborhood_bias_index(axes, grid, query.device)
-        logits = logits + bias.flatten(1)[:, index].movedim(0, -2)  # [*grid, nh, K]
+        logits = logits + gather_bias(bias, axes, grid)
     if any(is_causal):
         logits = logits.masked_fill(~visible(axes, grid, query.device), -torch.inf)
     return logits.softmax(-1)
@@ -97,14 +96,27 @@ def gather_neighbors(tensor: Tensor, axes: Sequence[Axis]) -> Tensor:
     return tensor.flatten(len(axes) + 2, -2)
 
 
+def gather_bias(bias: Tensor, axes: Sequence[Axis], grid: Sequence[int]) -> Tensor:
+    """Gather the bias of every query and neighbor, `[*grid, nh, K]`, axis by axis: the indices stay short."""
+    for dim, (axis, length) in zip(range(1, 2 * len(axes), 2), zip(axes, grid, strict=True), strict=True):
+        relative = _relative(axis, length, bias.device)
+        bias = bias.index_select(dim, relative.flatten()).unflatten(dim, relative.shape)
+    positions, offsets = range(1, 2 * len(axes), 2), range(2, 2 * len(axes) + 1, 2)
+    return bias.permute(*positions, 0, *offsets).flatten(len(axes) + 1)
+
+
 def neighborhood_bias_index(axes: Sequence[Axis], grid: Sequence[int], device: torch.device) -> Tensor:
     """Index the flattened relative table for every query and neighbor, `[*grid, K]`."""
     index = torch.zeros((), dtype=torch.int64, device=device)
     for dim, (axis, length) in enumerate(zip(axes, grid, strict=True)):
-        _, offset = axis_neighbors(axis, length, device)
-        relative = (offset + axis.kernel - 1).clamp(max=2 * axis.kernel - 2)
-        index = index * (2 * axis.kernel - 1) + _along(dim, relative, len(axes))
+        index = index * (2 * axis.kernel - 1) + _along(dim, _relative(axis, length, device), len(axes))
     return index.flatten(len(axes))
+
+
+def _relative(axis: Axis, length: int, device: torch.device) -> Tensor:
+    """Index one axis of the relative table for every query and neighbor along it, `[L, k]`."""
+    _, offset = axis_neighbors(axis, length, device)
+    return (offset + axis.kernel - 1).clamp(max=2 * axis.kernel - 2)
 
 
 def neighborhood_keys(axes: Sequence[Axis], grid: Sequence[int], device: torch.device) -> Tensor:
