@@ -33,7 +33,6 @@ MODELS = (
     "mobilevitv2_050",
     "cait_xxs24_224",
     "nat_mini",
-    "dinat_mini",
     "dinat_s_tiny",
     "swin_tiny_patch4_window7_224",
     "deit_tiny_patch16_224",

@@ -285,6 +285,34 @@ def test_verification_looks_at_every_row_and_every_length():
     assert found.images == ("a", "b", "another batch") and found.differences[:2] == (0, 0) and not found.passed
 
 
+def test_a_call_that_fails_is_a_disagreement():
+    def call(x):
+        if len(x) > 1:
+            raise ValueError("index 8 is out of range")
+        return torch.zeros(len(x), 3)
+
+    found = verify(
+        opened_as(call, None), call, torch.zeros(1, 3, 2, 2), ["a"], others={"another size": torch.zeros(1, 3)}
+    )
+    assert found.passed
+    zeros = lambda x: torch.zeros(len(x), 3)  # noqa: E731
+    found = verify(
+        opened_as(call, None), zeros, torch.zeros(1, 3, 2, 2), ["a"], others={"another batch": torch.zeros(2, 3)}
+    )
+    assert not found.passed and "the call with another batch fails (index 8 is out of range)" in str(found)
+
+
+@pytest.mark.exhaustive
+def test_a_size_that_the_model_fixes_without_a_word(tmp_path):
+    """The layer pads grids that are no multiples of its window, and the program has no branch for that."""
+    layer = regard.WindowAttention(8, 2, 7)
+    model = Returns(lambda x: x)
+    model.model = nn.ModuleList([nn.Conv2d(3, 8, 8, 8), layer])
+    model.forward = lambda x: layer(model.model[0](x).permute(0, 2, 3, 1)).mean((1, 2))
+    with pytest.raises((ExportError, UnsupportedError), match="size"):
+        regard.export(model.eval(), tmp_path / "a.onnx", size=224, dynamic=["size"])
+
+
 def test_equal_zeros_agree():
     zeros = lambda x: torch.zeros(len(x), 3)  # noqa: E731
     assert verify(opened_as(zeros, None), zeros, torch.zeros(1, 3, 2, 2), ["a"]).differences == (0,)

@@ -23,7 +23,7 @@ class Verification:
         differences: of each image's output, relative to its largest value.
         agree: for each image, whether the most probable class is the same.
         tolerance: of the differences.
-        culprit: the first part of the file that differs, if one was looked for and found.
+        culprit: the first part of the file that differs, or the call that fails, if one was looked for and found.
     """
 
     images: tuple[str, ...]
@@ -74,16 +74,21 @@ def verify(
     batch = 1 if opened.metadata is None or opened.metadata.batch is None else opened.metadata.batch
     calls = {name: x.roll(-place, 0) for place, name in enumerate(names)}
     calls = {name: rolled.repeat(-(-batch // len(x)), 1, 1, 1)[:batch] for name, rolled in calls.items()}
-    differences, agree = [], []
-    for given in (*calls.values(), *({} if others is None else others).values()):
+    calls |= {} if others is None else others
+    differences, agree, culprit = [], [], ""
+    for name, given in calls.items():
         given = given.contiguous()
-        result = opened.call(given).float()
+        try:
+            result = opened.call(given).float()
+        except Exception as error:  # the runtimes' own kinds
+            reason = str(error).strip().partition("\n")[0]
+            culprit, result = f"the call with {name} fails ({reason})", torch.empty(0)
         with torch.no_grad():
             expected = reference(given).float()
         is_same = result.shape == expected.shape
         differences.append(_difference(result, expected) if is_same else float("nan"))
         agree.append(is_same and bool((result.argmax(-1) == expected.argmax(-1)).all()))
-    return Verification((*calls, *({} if others is None else others)), tuple(differences), tuple(agree), tolerance)
+    return Verification(tuple(calls), tuple(differences), tuple(agree), tolerance, culprit)
 
 
 def _difference(result: Tensor, expected: Tensor) -> float:
