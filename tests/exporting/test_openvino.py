@@ -12,8 +12,8 @@ from models.networks import SMALL, small
 from regard.attention import MECHANISMS
 from regard.exporting import Opened, openvino_operators
 
-openvino = pytest.importorskip("openvino")
-pytest.importorskip("onnxruntime")  # of `one_node`
+openvino = pytest.importorskip("openvino", reason="needs regard[export]")
+pytest.importorskip("onnxruntime", reason="`one_node` needs regard[export]")
 
 from .one_node import NAMES, node_of  # noqa: E402
 

@@ -5,7 +5,7 @@ import pytest
 import regard
 from regard.models import MODELS, create_model
 
-pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxruntime", reason="needs regard[export]")
 NAMES = (
     *(name for name in MODELS if name.startswith(("swiftformer", "mobilevitv2")) and name != "swiftformer_nano"),
     "cait_xxs24_224",
