@@ -7,7 +7,7 @@ PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --quiet
 KERNELS := $(wildcard src/regard/*/*.cpp src/regard/*/*.h src/regard/*/*/*.cpp src/regard/*/*/*.h)
 NATIVE := CMakeLists.txt $(KERNELS)
 
-.PHONY: help demo test test-rest test-all test-lowered test-aarch64 test-triton test-gpu resources check bench table calibrate costs sanitize docs pictures clean
+.PHONY: help demo test test-rest test-all test-lowered test-aarch64 test-triton test-gpu gpu resources check bench table calibrate costs sanitize docs pictures clean
 help:
 	@echo "make demo    train, evaluate and try two small networks on handwritten digits"
 	@echo "make test    run a broad selection of the tests, in minutes: every file, mechanism and family"
@@ -17,6 +17,7 @@ help:
 	@echo "make test-aarch64 run the kernels' tests with the kernels for ARM in QEMU (Debian: g++-aarch64-linux-gnu, qemu-user)"
 	@echo "make test-triton run the GPU kernels in Triton's interpreter, on the CPU"
 	@echo "make test-gpu run the GPU kernels' tests on this machine's GPU"
+	@echo "make gpu     test, measure and profile the GPU kernels on this machine's GPU, within eight minutes"
 	@echo "make resources compile the GPU kernels for three processors and show registers, spills and shared memory"
 	@echo "make check   run the linters, the formatters' checks, the type checker and the spelling checker"
 	@echo "make bench   measure the kernels against their bars (quiet machine, some minutes)"
@@ -49,10 +50,13 @@ test-aarch64: $(VENV)/dev.installed
 	PATH=$(BIN):$$PATH $(PYTEST) --numprocesses 0 -p aarch64.plugin -m "not exhaustive" --ignore tests/attention/test_kernel_limits.py tests/attention tests/dense
 
 test-triton: $(VENV)/dev.installed
-	$(PYTEST) -p gpu.interpreter tests/attention/test_contract.py -k "fused and test_budget and not bfloat16"
+	$(PYTEST) -p gpu.interpreter tests/attention/test_contract.py tests/gpu/test_interpreted.py
 
 test-gpu: $(VENV)/dev.installed
 	$(BIN)/python -m pytest --quiet tests/gpu tests/attention -k "test_gpu or cuda"
+
+gpu: $(VENV)/dev.installed
+	$(BIN)/python benchmarks/gpu.py
 
 resources: $(VENV)/dev.installed
 	$(BIN)/python tests/gpu/resources.py

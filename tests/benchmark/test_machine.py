@@ -1,6 +1,7 @@
 """Figures say which machine they belong to, and what others took of it."""
 
 from dataclasses import fields
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -39,6 +40,13 @@ def test_processor_without_a_name(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "CPUINFO", tmp_path / "none")
     monkeypatch.setattr(machine.sys, "platform", "linux")
     assert machine.processor()
+
+
+def test_a_gpu(monkeypatch):
+    found = SimpleNamespace(name="NVIDIA H100", major=9, minor=0, multi_processor_count=132, total_memory=80 * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: found)
+    text = machine.gpu("cuda")
+    assert text.startswith("NVIDIA H100 (compute capability 9.0, 132 multiprocessors, 80 GiB, ") and "Triton" in text
 
 
 def test_stolen_time(tmp_path, monkeypatch):

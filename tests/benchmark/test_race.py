@@ -64,6 +64,16 @@ def test_peers_compute_the_same(peer, mechanism):
     assert ours.flops == other.flops
 
 
+@pytest.mark.parametrize("peer", ["timm", "torchvision"])
+def test_peers_in_another_dtype(peer):
+    size = Size((14, 14), 16, 2, dtype=torch.bfloat16)
+    ours, other = measure(size, ["window"], peers=[peer], seconds=0.0, training=True)
+    assert (other.result.library, other.result.problem) == (peer, "")
+    assert other.result.training is not None
+    [exact] = measure(Size((14, 14), 16, 2), ["window"], seconds=0.0, training=False)
+    assert ours.size.columns["dtype"] == "bfloat16" and 2 * ours.traffic == exact.traffic
+
+
 def test_missing_peers_are_said(monkeypatch):
     monkeypatch.setattr("regard.benchmark.peers.find_spec", lambda package: None)
     lines = []
@@ -76,6 +86,7 @@ def test_unknown_peers():
         contenders("softmax", torch.nn.Identity(), X, ["tim"])
     with pytest.raises(OptionError, match="unknown peer 'fex'; did you mean 'flex'"):
         list(measure_kernels([], peers=["fex"]))
+    assert problem_of("onnxruntime", "cuda") == "it is measured on CPUs only, not on cuda"
     assert {"timm", "compiled", "onnxruntime", "openvino", "flex", "natten"} <= set(PEERS)
 
 

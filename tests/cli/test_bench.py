@@ -101,6 +101,8 @@ def test_advice_ranks_all_mechanisms(tmp_path):
         (("bench", "mechanisms", "--instruction-set", "pdp11"), "instruction_set must be one that runs"),
         (("bench", "kernels", "--peers", "timm"), "unknown peer 'timm'"),
         (("bench", "kernels", "--dtype", "float64"), "unknown dtype 'float64'"),
+        (("bench", "kernels", "--device", "gpu"), "unknown device 'gpu'"),
+        (("bench", "mechanisms", "--dtype", "half"), "unknown dtype 'half'"),
         (("bench", "kernels", "--mechanisms", "softmx"), "did you mean 'softmax'"),
         (("bench", "kernels", "--csv", "missing/a.csv"), "expected a file that can be written"),
         (("bench", "models", "--csv", "missing/a.csv"), "expected a CSV file that can be written"),

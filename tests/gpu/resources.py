@@ -33,8 +33,8 @@ MECHANISM = {mechanism.name: mechanism for mechanism in MECHANISMS}
 
 
 @contextmanager
-def recorded():
-    """Collect (module, kernel, arguments, constants) of every launch instead of running it."""
+def recorded(target):
+    """Collect (module, kernel, arguments, constants) of every launch for a target instead of running it."""
     launches = []
 
     def record(self, name, programs, *arguments, **constants):
@@ -43,13 +43,14 @@ def recorded():
     with (
         patch.object(launch.Kernels, "launch", record),
         patch.object(launch, "multiprocessors", lambda tensor: 132),
+        patch.object(launch, "architecture", lambda tensor: target),
         patch.object(launch, "precision", lambda tensor: "tf32x3" if tensor.dtype == torch.float32 else "tf32"),
     ):
         yield launches
 
 
-def launches_of(name, tensors, options):
-    """Return the launches of a call of a mechanism and of its gradients."""
+def launches_of(name, tensors, options, target):
+    """Return the launches of a call of a mechanism and of its gradients on a target."""
     mechanism = MECHANISM[name]
     operator = mechanism.operator
     arguments, _ = mechanism.prepare(**tensors, **options)
@@ -57,7 +58,7 @@ def launches_of(name, tensors, options):
     outputs = operator.outputs(*inputs)
     grads = [torch.empty_like(one) if isinstance(one, torch.Tensor) else None for one in inputs]
     kernel = operator.kernels["cuda"]
-    with recorded() as launches:
+    with recorded(target) as launches:
         kernel.forward(*outputs, *inputs)
         kernel.backward(grads, *outputs[: operator.num_grads], *inputs, *outputs[operator.first_saved :])
     return launches
@@ -135,9 +136,9 @@ def main():
             continue
         for dtype in arguments.dtypes:
             tensors = {key: torch.zeros(shape, dtype=getattr(torch, dtype)) for key, shape in shapes.items()}
-            for module, kernel, given, constants in launches_of(name, tensors, options):
-                for target in arguments.targets:
-                    processor, limit = TARGETS[target]
+            for target in arguments.targets:
+                processor, limit = TARGETS[target]
+                for module, kernel, given, constants in launches_of(name, tensors, options, target):
                     used = resources(compile_launch(processor, module, kernel, given, constants))
                     bad = used[1] > 0 or used[2] > limit
                     failed |= bad

@@ -1,5 +1,11 @@
 """The GPU kernels on a GPU at the sizes of real models: values, memory, bits, poison, graphs, compiled code."""
 
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -158,3 +164,14 @@ def test_compiled(name):
             leaves(one(**tensors, **options, backend="fused")) for one in (compiled, MECHANISM[mechanism].function)
         )
     assert all(torch.equal(one, other) for one, other in zip(got, expected, strict=True))
+
+
+@pytest.mark.skipif(shutil.which("compute-sanitizer") is None, reason="compute-sanitizer is not installed")
+@pytest.mark.parametrize("tool", ["memcheck", "racecheck"])
+def test_sanitizer(tool):
+    """No kernel accesses what is not its own, or shared memory that another warp still writes."""
+    command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", sys.executable]
+    program = Path(__file__).with_name("small_calls.py")
+    memory = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}  # each tensor has borders of its own
+    done = subprocess.run([*command, program], capture_output=True, text=True, env={**os.environ, **memory})
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]

@@ -32,16 +32,35 @@ def test_old_gpus(monkeypatch, major, is_served):
     assert (launch.reasons(tensor) == []) == is_served
 
 
+@pytest.mark.parametrize("widest", [16, 32, 256])
 @pytest.mark.parametrize("channels", range(1, 257))
-def test_channels_are_covered_by_few(channels):
-    width, rest = launch.split_channels(channels)
-    assert width + rest >= channels
-    assert all(part & (part - 1) == 0 for part in (width, rest)) and width >= 16 and (rest == 0 or rest >= 16)
-    assert width + rest <= max(16, 2 * channels)
+def test_channels_are_covered_by_few(channels, widest):
+    dim, first, *rest = launch.sizes(channels, widest)
+    widths = [first, *rest]
+    assert dim == channels and sum(widths[:-1]) < channels <= sum(widths)
+    assert all(width >= 16 and width & (width - 1) == 0 for width in widths)
+    assert set(widths[:-1]) <= {first} and widths[-1] <= first <= widest
+    assert sum(widths) <= max(16, 2 * channels) and (len(widths) <= 2 or first == widest)
 
 
 def test_72_and_80_channels_are_not_128():
-    assert launch.split_channels(72) == launch.split_channels(80) == (64, 16)
+    assert launch.sizes(72)[1:] == launch.sizes(80)[1:] == (64, 16)
+
+
+def test_rows_of_float32_are_not_kept():
+    assert launch.rows(torch.float32, 72, 32) == {"SIZES": (72, 32, 32, 16), "VALUE_SIZES": (32, 32), "KEEP": False}
+    assert launch.rows(torch.float16, 72, 32) == {"SIZES": (72, 64, 16), "VALUE_SIZES": (32, 32), "KEEP": True}
+
+
+@pytest.mark.parametrize(("major", "expected"), [(8, "sm_80"), (9, "sm_90"), (10, "sm_90"), (12, "sm_80")])
+def test_architectures(monkeypatch, major, expected):
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (major, 0))
+    assert launch.architecture(SimpleNamespace(device=torch.device("cuda", 0))) == expected
+    assert launch.architecture(SimpleNamespace(device=torch.device("xpu", 0))) == "sm_80"
+    assert launch.architecture(torch.zeros(1)) == "sm_90"
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert launch.architecture(SimpleNamespace(device=torch.device("cuda", 0))) == "gfx942"
 
 
 @pytest.mark.parametrize("members", [(1, 1, 7), (1, 56, 56), (1, 3, 50), (30, 48, 80), (1, 1, 1)])

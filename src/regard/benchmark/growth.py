@@ -7,10 +7,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-import torch
-
 from regard.benchmark.mechanisms import Size, Subject
-from regard.benchmark.race import Contender
+from regard.benchmark.race import Contender, on_device
 from regard.errors import OptionError
 from regard.timing import time_in_turn
 
@@ -31,8 +29,8 @@ def measure_growth(subject: Subject, sizes: Sequence[Size], seconds: float) -> f
     used = [distinct[tokens] for tokens in sorted(distinct)[-max(2, (len(distinct) + 1) // 2) :]]
     calls = {}
     for size in used:
-        module, x = subject.build(size).eval(), torch.randn(size.batch, *size.grid, size.dim)
-        calls[str(size.tokens)] = Contender("regard", partial(module, x)).forward
+        module, x = size.place(subject.build)
+        calls[str(size.tokens)] = on_device(Contender("regard", partial(module, x)).forward, size.device)
     times = time_in_turn(calls, seconds)
     rounds = zip(*(one.seconds for one in times.values()), strict=True)
     return statistics.median(exponent(dict(zip(map(int, times), one, strict=True))) for one in rounds)

@@ -32,7 +32,7 @@ class Machine:
     """The machine and its ceilings.
 
     Attributes:
-        processor: name, family and model; of a GPU, its name.
+        processor: name, family and model; of a GPU, what `gpu` says.
         instruction_set: of regard's CPU kernels, or "none".
         torch_capability: the instruction set of PyTorch's CPU kernels.
         cores: that this process may use.
@@ -86,7 +86,7 @@ MOMENTARY = ("load", "flops", "bytes")
 def facts(device: str = "cpu") -> dict[str, Any]:
     """Return what a machine is, by the names of the attributes of `Machine`."""
     return {
-        "processor": processor() if device == "cpu" else torch.cuda.get_device_name(device),
+        "processor": processor() if device == "cpu" else gpu(device),
         "instruction_set": native_library().instruction_set or "none",
         "torch_capability": torch.backends.cpu.get_cpu_capability(),
         "cores": count_cores(),
@@ -124,6 +124,16 @@ def processor() -> str:
     if "model name" not in found:
         return platform.processor() or platform.machine()
     return found["model name"] + (f" ({', '.join(numbers)})" if numbers else "")
+
+
+def gpu(device: str) -> str:
+    """Return a GPU's name, with what its speed depends on and the versions that compile kernels for it."""
+    found = torch.cuda.get_device_properties(device)
+    platform_of_gpu = f"ROCm {torch.version.hip}" if torch.version.hip else f"CUDA {torch.version.cuda}"
+    return (
+        f"{found.name} (compute capability {found.major}.{found.minor}, {found.multi_processor_count} multiprocessors, "
+        f"{found.total_memory / 2**30:.0f} GiB, {platform_of_gpu}, Triton {version('triton') or 'missing'})"
+    )
 
 
 class Steal:

@@ -23,7 +23,7 @@ from regard.attention import (
     set_backend,
 )
 from regard.benchmark.peers import contenders
-from regard.benchmark.race import TOLERANCE, Contender, Result, race, relative_difference
+from regard.benchmark.race import Contender, Result, race, relative_difference, tolerance
 from regard.errors import OptionError, ShapeError
 
 WINDOW = 7
@@ -48,12 +48,16 @@ class Size:
         dim: channels.
         heads: of the mechanisms that have heads.
         batch: images.
+        dtype: of the input and of all parameters.
+        device: "cpu", or a GPU such as "cuda".
     """
 
     grid: tuple[int, int]
     dim: int
     heads: int
     batch: int = 1
+    dtype: torch.dtype = torch.float32
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         if min(*self.grid, self.dim, self.heads, self.batch) < 1:
@@ -76,7 +80,14 @@ class Size:
             "dim": self.dim,
             "heads": self.heads,
             "batch": self.batch,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": self.device,
         }
+
+    def place(self, build: Callable[[Size], nn.Module]) -> tuple[nn.Module, Tensor]:
+        """Return a module of this size in evaluation mode, and an input of random numbers, `[B, H, W, C]`."""
+        x = torch.randn(self.batch, *self.grid, self.dim, dtype=self.dtype, device=self.device)
+        return build(self).to(x).eval(), x
 
     def __str__(self) -> str:
         heads = "1 head" if self.heads == 1 else f"{self.heads} heads"
@@ -184,7 +195,7 @@ def measure(
         others, left_out = contenders(subject.name, ours.module, x, peers)
         for line in left_out:
             report(line)
-        for result in race([ours.contender("regard"), *others], seconds, training=training):
+        for result in race([ours.contender("regard"), *others], seconds, training=training, device=size.device):
             yield Measurement(subject.name, size, result, flops, traffic)
 
 
@@ -201,7 +212,7 @@ def measure_together(size: Size, *, seconds: float = 1.0) -> list[Measurement]:
     """
     prepared = {subject.name: _prepare(subject, size) for subject in SUBJECTS}
     racing = [ours.contender(name) for name, (ours, *_) in prepared.items()]
-    results = race(racing, seconds, training=True, compares=False)
+    results = race(racing, seconds, training=True, device=size.device, compares=False)
     return [
         Measurement(name, size, replace(result, library="regard"), flops, traffic)
         for (name, (_, _, flops, traffic)), result in zip(prepared.items(), results, strict=True)
@@ -221,12 +232,11 @@ class _Ours:
 
 def _prepare(subject: Subject, size: Size) -> tuple[_Ours, Tensor, int, int]:
     """Return a module that computes what its reference does, its input, its FLOPs and the bytes that it must move."""
-    module = subject.build(size).eval()
-    x = torch.randn(size.batch, *size.grid, size.dim)
+    module, x = size.place(subject.build)
     _gate(module, x[:1, :GATE_SIDE, :GATE_SIDE], subject.name)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         module(x)
-    traffic = 4 * (2 * x.numel() + sum(parameter.numel() for parameter in module.parameters()))
+    traffic = 2 * x.nbytes + sum(parameter.nbytes for parameter in module.parameters())
     return _Ours(module, x.clone().requires_grad_()), x, counter.get_total_flops(), traffic
 
 
@@ -246,7 +256,7 @@ def _gate(module: nn.Module, x: Tensor, name: str) -> None:
         set_backend(module, "reference")
         difference = relative_difference(fused, module(x))
         set_backend(module, None)
-    if not difference <= TOLERANCE:
+    if not difference <= tolerance(x.dtype):
         raise ArithmeticError(f"{name}: the fused result differs from the reference by {difference:.1e}")
 
 

@@ -65,7 +65,7 @@ def contenders(mechanism: str, ours: nn.Module, x: Tensor, names: Sequence[str])
             raise OptionError.unknown("peer", name, PEERS)
         if name not in RUN and (name, mechanism) not in MODULES:
             continue
-        if problem := problem_of(name):
+        if problem := problem_of(name, x.device.type):
             left_out.append(f"{name}: {problem}")
             continue
         try:
@@ -79,8 +79,10 @@ def contenders(mechanism: str, ours: nn.Module, x: Tensor, names: Sequence[str])
     return found, left_out
 
 
-def problem_of(name: str) -> str:
+def problem_of(name: str, device: str = "cpu") -> str:
     """Return why a peer cannot be measured here, or an empty string."""
+    if name in RUN and name != "compiled" and device != "cpu":
+        return f"it is measured on CPUs only, not on {device}"
     if name in RUN:
         return RUNTIMES[name].problem()
     package = PACKAGES.get(name, name)
@@ -140,8 +142,9 @@ def _unfolded(grid: Grid, patch_size: int | Sequence[int]) -> dict[str, Layout]:
 
 
 def _loaded(module: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
+    """Return a module with these weights, on their device and in their dtype."""
     module.load_state_dict(weights)
-    return module.eval()
+    return module.to(next(iter(weights.values()))).eval()
 
 
 def _as_convolutions(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -168,7 +171,8 @@ def _timm_window(ours: WindowAttention, grid: Grid) -> Form:
         shift_size=tuple(ours.shift_size),
     )
     block.attn.load_state_dict(ours.state_dict())
-    return Form(_AttentionOf(block.eval().attn, block._attn))
+    block.to(ours.proj.weight).eval()
+    return Form(_AttentionOf(block.attn, block._attn))
 
 
 class _AttentionOf(nn.Module):

@@ -11,9 +11,6 @@ from torch import Tensor
 from regard.benchmark.memory import peak_memory
 from regard.timing import Times, time_in_turn
 
-TOLERANCE = 1e-3
-"""The largest difference from the first implementation's output, relative to its largest value."""
-
 
 @dataclass(frozen=True)
 class Contender:
@@ -131,6 +128,11 @@ def relative_difference(result: Tensor, expected: Tensor) -> float:
     return float((result.float() - expected.float()).abs().max() / expected.float().abs().max())
 
 
+def tolerance(dtype: torch.dtype) -> float:
+    """Return how much outputs of the same computation may differ, relative to the largest value."""
+    return max(1e-3, 8 * torch.finfo(dtype).eps)
+
+
 def on_device(call: Callable[[], object], device: str) -> Callable[[], object]:
     """Return the call, which waits on a GPU until it is done."""
     if device == "cpu":
@@ -149,8 +151,7 @@ def _gate(one: Contender, expected: Tensor) -> tuple[str, float | None]:
         difference = relative_difference(one.restore(one.forward()), expected)
     except Exception as error:  # a peer's: the others go on
         return f"{type(error).__name__}: {_first_line(error)}", None
-    tolerance = max(TOLERANCE, 8 * torch.finfo(expected.dtype).eps)
-    return ("" if difference <= tolerance else f"its output differs by {difference:.1e}"), difference
+    return ("" if difference <= tolerance(expected.dtype) else f"its output differs by {difference:.1e}"), difference
 
 
 def _trainable(sound: Sequence[Contender], problems: dict[str, str], device: str) -> dict[str, Callable[[], object]]:

@@ -39,6 +39,8 @@ def _record(one: Measurement, machine: Machine) -> Record:
         "ratio_training": result.ratio_training,
         "gflops": one.flops / 1e9,
         "mbytes": one.traffic / 1e6,
+        "gflops_per_second": None if forward is None else one.flops / forward.median / 1e9,
+        "gbytes_per_second": None if forward is None else one.traffic / forward.median / 1e9,
         "share_of_mm": None if forward is None else one.flops / forward.median / machine.flops,
         "share_of_copy": None if forward is None else one.traffic / forward.median / machine.bytes,
         "memory_mb": None if result.memory is None else result.memory / 1e6,

@@ -25,7 +25,8 @@ from regard.training.output import writing
 
 SWEEP = (16, 32, 48, 64, 96)
 PLOTS = (".png", ".svg", ".pdf")
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DEVICES = ("cpu", "cuda")
 NOISY_STEAL = 0.02
 """A share of stolen time that the last line names."""
 
@@ -33,6 +34,8 @@ Dim = Annotated[int, typer.Option(help="Channels.")]
 Heads = Annotated[int, typer.Option(help="Heads, of the mechanisms that have heads.")]
 Batch = Annotated[int, typer.Option(help="Images.")]
 Seconds = Annotated[float, typer.Option(min=0, help="Roughly, per implementation, size and pass.")]
+Device = Annotated[str, typer.Option(help="cpu, or a GPU: cuda.")]
+Dtype = Annotated[str, typer.Option(help=f"{', '.join(DTYPES)}.")]
 Names = Annotated[str | None, typer.Option(help="Mechanisms, separated by commas.", show_default="all")]
 Training = Annotated[bool, typer.Option(help="Measure forward and backward, too.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads.", show_default="PyTorch's")]
@@ -77,6 +80,8 @@ def mechanisms(
     peers: Annotated[
         str, typer.Option(help=f"Measure these, too, separated by commas: all, or of {', '.join(PEERS)}.")
     ] = "",
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
     training: Training = False,
     seconds: Seconds = 1.0,
     threads: Threads = None,
@@ -93,11 +98,12 @@ def mechanisms(
     """
     if plot is not None and plot.suffix.lower() not in PLOTS:
         raise OptionError.unknown("format of a plot", plot.suffix, PLOTS)
-    sizes = [Size(_grid(text), dim, heads, batch) for text in grids.split(",")]
-    names, others = _names(mechanisms), _peers(peers, PEERS)
+    place = _dtype(dtype), _device(device)
+    sizes = [Size(_grid(text), dim, heads, batch, *place) for text in grids.split(",")]
+    names, others = _names(mechanisms), _peers(peers, PEERS, device)
     progress = Progress(len(sizes) * len(benchmark.select(names)))
     _select(threads, instruction_set)
-    with _outputs(json_file, csv_file, plot) as files:
+    with _outputs(json_file, csv_file, plot, device) as files:
         found = _measured(
             lambda size: benchmark.measure(size, names, peers=others, seconds=seconds, training=training, report=_say),
             sizes,
@@ -117,8 +123,8 @@ def kernels(
     peers: Annotated[
         str, typer.Option(help=f"Measure these, too, separated by commas: all, or of {', '.join(KERNEL_PEERS)}.")
     ] = "",
-    device: Annotated[str, typer.Option(help="cpu, or a GPU: cuda.")] = "cpu",
-    dtype: Annotated[str, typer.Option(help=f"{', '.join(DTYPES)}.")] = "float32",
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
     training: Training = True,
     seconds: Seconds = 1.0,
     threads: Threads = None,
@@ -130,11 +136,8 @@ def kernels(
 
     Example: regard bench kernels --mechanisms neighborhood --peers flex,reference
     """
-    if dtype not in DTYPES:
-        raise OptionError.unknown("dtype", dtype, DTYPES)
-    if device != "cpu" and not torch.cuda.is_available():
-        raise UnsupportedError(f"device {device!r} needs a GPU that PyTorch can use, and there is none; use cpu")
-    names, others = _names(mechanisms), _peers(peers, KERNEL_PEERS)
+    numbers, device = _dtype(dtype), _device(device)
+    names, others = _names(mechanisms), _peers(peers, KERNEL_PEERS, device)
     chosen = {subject.name for subject in benchmark.select(names)}
     calls = [kernel for kernel in benchmark.kernels_of(device) if kernel.mechanism in chosen]
     _select(threads, instruction_set)
@@ -144,7 +147,7 @@ def kernels(
                 [kernel],
                 peers=others,
                 device=device,
-                dtype=getattr(torch, dtype),
+                dtype=numbers,
                 seconds=seconds,
                 training=training,
                 report=_say,
@@ -290,13 +293,27 @@ def _names(text: str | None) -> list[str] | None:
     return None if text is None else text.split(",")
 
 
-def _peers(text: str, known: Collection[str]) -> list[str]:
+def _dtype(text: str) -> torch.dtype:
+    if text not in DTYPES:
+        raise OptionError.unknown("dtype", text, DTYPES)
+    return DTYPES[text]
+
+
+def _device(text: str) -> str:
+    if text.partition(":")[0] not in DEVICES:
+        raise OptionError.unknown("device", text, DEVICES)
+    if text != "cpu" and not torch.cuda.is_available():
+        raise UnsupportedError(f"device {text!r} needs a GPU that PyTorch can use, and there is none; use cpu")
+    return text
+
+
+def _peers(text: str, known: Collection[str], device: str) -> list[str]:
     """Return the peers that a text names and this installation has, and say which others are left out."""
     names = list(known) if text == "all" else list(dict.fromkeys(text.split(","))) if text else []
     for name in names:
         if name not in known:
             raise OptionError.unknown("peer", name, known)
-    problems = {name: problem_of(name) for name in names}
+    problems = {name: problem_of(name, device) for name in names}
     for name, problem in problems.items():
         if problem:
             _say(f"without {name}: {problem}")

@@ -17,7 +17,7 @@ OLDEST = 8  # the major compute capability from which Triton supports NVIDIA's G
 HAS_TRITON = find_spec("triton") is not None
 
 Argument: TypeAlias = "Tensor | int | float | Sequence[int] | None"
-Constant: TypeAlias = "int | bool | str | tuple[int, ...] | tuple[bool, ...]"
+Constant: TypeAlias = "int | bool | str | tuple[Constant, ...]"
 
 
 def reasons(tensor: Tensor) -> list[str]:
@@ -93,6 +93,21 @@ def _form(argument: Argument) -> object:
     return (argument.dtype, argument.data_ptr() % 16) if isinstance(argument, Tensor) else argument
 
 
+def architecture(tensor: Tensor) -> str:
+    """Return the kind of processor that tiles are chosen for: "sm_90", "sm_80" or "gfx942".
+
+    The first has tensor cores that read shared memory, and twice the shared memory of the second, which stands for all
+    GPUs that are no other kind. The third is AMD's. Triton's interpreter is taken for the first.
+    """
+    if tensor.device.type == "cpu":
+        return "sm_90"
+    if torch.version.hip:
+        return "gfx942"
+    is_cuda = tensor.device.type == "cuda"
+    major = torch.cuda.get_device_capability(tensor.device)[0] if is_cuda else 0
+    return "sm_90" if major in (9, 10) else "sm_80"
+
+
 def precision(tensor: Tensor) -> str:
     """Return how products of float32 are made, as Triton calls it: exact but where PyTorch's may be rounded too."""
     if tensor.dtype != torch.float32 or torch.get_float32_matmul_precision() != "highest":
@@ -116,15 +131,38 @@ def is_large(*tensors: Tensor) -> bool:
     return any(max(one.untyped_storage().nbytes() // one.element_size(), one.numel()) >= 2**31 for one in tensors)
 
 
-def split_channels(channels: int) -> tuple[int, int]:
-    """Return the widths of the one or two parts that a kernel takes a head's channels in: powers of 2, from 16.
+def sizes(channels: int, widest: int = MAX_HEAD_DIM) -> tuple[int, ...]:
+    """Return a head's channels, then the widths of the parts that a kernel takes them in.
 
-    72 channels are 64 + 16, not 128, since tensor cores multiply what pads them too.
+    Widths are powers of 2, from 16, and all but the last are equal. 72 channels are 64 + 16, not 128, since tensor
+    cores multiply what pads them too.
+
+    Args:
+        channels: of a head.
+        widest: the largest part.
+
+    Example:
+        >>> sizes(72), sizes(72, widest=32), sizes(48, widest=16)
+        ((72, 64, 16), (72, 32, 32, 16), (48, 16, 16, 16))
     """
     whole = max(16, 1 << (channels - 1).bit_length())
-    first = whole // 2
-    rest = max(16, 1 << max(channels - first - 1, 0).bit_length())
-    return (first, rest) if first >= 32 and first + rest < whole else (whole, 0)
+    first = min(whole, widest)
+    if first == whole and whole >= 64 and whole // 2 + _rest(channels, whole // 2) < whole:
+        first = whole // 2
+    equal = (channels - 1) // first if channels > first else 0
+    return channels, *[first] * equal, _rest(channels, equal * first)
+
+
+def rows(dtype: torch.dtype, query_dim: int, value_dim: int) -> dict[str, Constant]:
+    """Return the constants that say how kernels take rows of queries and keys, and of values: see triton_tiles.py."""
+    keep = dtype != torch.float32
+    widest = MAX_HEAD_DIM if keep else 32
+    return {"SIZES": sizes(query_dim, widest), "VALUE_SIZES": sizes(value_dim, widest), "KEEP": keep}
+
+
+def _rest(channels: int, covered: int) -> int:
+    """Return the width of the part that has the channels which others have not."""
+    return max(16, 1 << max(channels - covered - 1, 0).bit_length())
 
 
 def multiprocessors(tensor: Tensor) -> int:

@@ -122,6 +122,7 @@ def _plan(
             value.shape[-1],
             bias is not None,
             query.dtype,
+            launch.architecture(query),
             launch.precision(query),
             launch.is_large(query, key, value),
             tuple(kernel_size),

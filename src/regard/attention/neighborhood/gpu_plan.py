@@ -23,22 +23,28 @@ class Tiles(NamedTuple):
     num_stages: int
 
 
-def forward_tiles(dtype: torch.dtype, channels: int, neighbors: int) -> Tiles:
+def forward_tiles(architecture: str, dtype: torch.dtype, channels: int, neighbors: int) -> Tiles:
     """Choose the tiles of the forward pass for a head dim and a number of keys per query."""
     if dtype == torch.float32:
         return Tiles(16, 16 if channels > 128 else 32, 4, 1)
     if channels > 128:
-        return Tiles(64, 32, 4, 2)
-    return Tiles(128, 64, 8, 3) if neighbors >= 1024 else Tiles(64, 64, 4, 2)
+        return Tiles(64, 32, 8 if architecture == "sm_80" else 4, 2)
+    if neighbors >= 1024 and architecture != "gfx942":
+        return Tiles(128, 64, 8, 3 if architecture == "sm_90" else 2)
+    return Tiles(64, 64, 8 if channels > 64 and architecture == "sm_80" else 4, 2)
 
 
-def backward_tiles(dtype: torch.dtype, channels: int, neighbors: int) -> Tiles:
+def backward_tiles(architecture: str, dtype: torch.dtype, channels: int, neighbors: int) -> Tiles:
     """Choose the tiles of the backward passes for a head dim and a number of keys per query."""
     if dtype == torch.float32:
         return Tiles(16, 16, 4, 1)
+    if architecture == "gfx942":
+        return Tiles(32, 64 if channels <= 64 else 32, 4, 2 if channels <= 128 else 1)
+    if architecture == "sm_90":
+        return Tiles(64, 64 if channels <= 128 else 32, 4 if channels <= 64 else 8, 2)
     if channels > 128:
-        return Tiles(32, 32, 4, 1)
-    return Tiles(64, 64, 4 if channels <= 64 else 8, 2)
+        return Tiles(16, 32, 4, 1)
+    return Tiles(64, 64, 4, 2) if channels <= 64 else Tiles(32, 32, 8, 2)
 
 
 class Problem(NamedTuple):
@@ -50,6 +56,7 @@ class Problem(NamedTuple):
         value_dim: the value's channels.
         has_bias: whether logits have a bias.
         dtype: of the tensors.
+        architecture: of the processor, as `launch` names it.
         precision: of products of float32, as Triton calls it.
         is_large: whether offsets need 64 bits.
         kernel_size: per axis, as the options below.
@@ -63,6 +70,7 @@ class Problem(NamedTuple):
     value_dim: int
     has_bias: bool
     dtype: torch.dtype
+    architecture: str
     precision: str
     is_large: bool
     kernel_size: tuple[int, ...]
@@ -103,7 +111,7 @@ def plan(problem: Problem) -> Plan:
     """Divide a call."""
     channels, neighbors = max(problem.shape[-1], problem.value_dim), prod(problem.kernel_size)
     choose = forward_tiles if problem.is_forward else backward_tiles
-    tiles = choose(problem.dtype, channels, neighbors)
+    tiles = choose(problem.architecture, problem.dtype, channels, neighbors)
     length, dilation = launch.per_axis(problem.shape[1:-2], 1), launch.per_axis(problem.dilation, 1)
     kernel = launch.per_axis(problem.kernel_size, 1)
     members = [-(-size // step) for size, step in zip(length, dilation, strict=True)]
@@ -118,8 +126,7 @@ def plan(problem: Problem) -> Plan:
         "RANK": len(problem.kernel_size),
         "TILE": tile,
         "KEYS": keys,
-        "SIZES": (problem.shape[-1], *launch.split_channels(problem.shape[-1])),
-        "VALUE_SIZES": (problem.value_dim, *launch.split_channels(problem.value_dim)),
+        **launch.rows(problem.dtype, problem.shape[-1], problem.value_dim),
         "PRECISION": problem.precision,
         "LARGE": problem.is_large,
         "LEAD": lead,

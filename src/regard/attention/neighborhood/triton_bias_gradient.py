@@ -59,6 +59,7 @@ def gradients_by_place(
     KEYS: tl.constexpr,
     SIZES: tl.constexpr,
     VALUE_SIZES: tl.constexpr,
+    KEEP: tl.constexpr,
     PRECISION: tl.constexpr,
     LARGE: tl.constexpr,
 ):
@@ -84,13 +85,13 @@ def gradients_by_place(
             rows, columns = tile_members(first, TILE), tile_members(start, KEYS)
             there = exist(rows, members)
             own = query + origin(batch, head, query_strides)
-            q, q_rest = load_members(own, rows, groups, members, dilation, query_strides, SIZES, LARGE)
+            q = load_members(own, rows, groups, members, dilation, query_strides, SIZES, KEEP, LARGE)
             own = key + origin(batch, head, key_strides)
-            k, k_rest = load_members(own, columns, groups, members, dilation, key_strides, SIZES, LARGE)
+            k = load_members(own, columns, groups, members, dilation, key_strides, SIZES, KEEP, LARGE)
             own = grad_out + origin(batch, head, grad_out_strides)
-            g, g_rest = load_members(own, rows, groups, members, dilation, grad_out_strides, VALUE_SIZES, LARGE)
+            g = load_members(own, rows, groups, members, dilation, grad_out_strides, VALUE_SIZES, KEEP, LARGE)
             own = value + origin(batch, head, value_strides)
-            v, v_rest = load_members(own, columns, groups, members, dilation, value_strides, VALUE_SIZES, LARGE)
+            v = load_members(own, columns, groups, members, dilation, value_strides, VALUE_SIZES, KEEP, LARGE)
             offsets = row_offsets(rows, groups, dilation, statistics_strides, LARGE)
             offsets += origin(batch, head, statistics_strides)
             largest = tl.load(largest_logit + offsets, mask=there, other=0.0)[:, None]
@@ -98,8 +99,8 @@ def gradients_by_place(
             means = tl.load(delta + offsets, mask=there, other=0.0)[:, None]
             starts, widths = windows_of(rows, members, KERNEL, STRIDE, CAUSAL)
             visible = seen(in_columns(columns), in_rows(starts), in_rows(widths), RANK)
-            logits = row_products(q, q_rest, k, k_rest, SIZES[2], PRECISION) * (scale * LOG2_E) + own_bias
-            grads = row_products(g, g_rest, v, v_rest, VALUE_SIZES[2], PRECISION)
+            logits = row_products(q, k, SIZES, KEEP, PRECISION) * (scale * LOG2_E) + own_bias
+            grads = row_products(g, v, VALUE_SIZES, KEEP, PRECISION)
             _weights, grads = weights_and_gradients(logits, largest, log_sum, grads, means, visible)
             sums += grads
     partial += program.to(tl.int64) * (ROWS * COLUMNS)

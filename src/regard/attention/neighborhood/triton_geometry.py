@@ -262,20 +262,16 @@ def in_columns(vectors):
 
 
 @triton.jit
-def load_members(pointer, rows, groups, members, dilation, strides, SIZES: tl.constexpr, LARGE: tl.constexpr):
-    """Load rows of one batch entry and head in two parts; zeros where no member is.
-
-    `SIZES` has the number of channels and the widths of the parts, as `load_rows` takes them.
-    """
+def load_members(
+    pointer, rows, groups, members, dilation, strides, SIZES: tl.constexpr, KEEP: tl.constexpr, LARGE: tl.constexpr
+):
+    """Load rows of one batch entry and head, in the form of `load_rows`; zeros where no member is."""
     offsets = row_offsets(rows, groups, dilation, strides, LARGE)
-    return load_rows(pointer, offsets, exist(rows, members), strides[5], SIZES[0], SIZES[1], SIZES[2])
+    return load_rows(pointer, offsets, exist(rows, members), strides[5], SIZES, KEEP)
 
 
 @triton.jit
-def store_members(
-    pointer, values, values_rest, rows, groups, members, dilation, strides, SIZES: tl.constexpr, LARGE: tl.constexpr
-):
+def store_members(pointer, values, rows, groups, members, dilation, strides, SIZES: tl.constexpr, LARGE: tl.constexpr):
     """Store what `load_members` would load."""
     offsets = row_offsets(rows, groups, dilation, strides, LARGE)
-    there = exist(rows, members)
-    store_rows(pointer, offsets, there, strides[5], values, values_rest, SIZES[0], SIZES[1], SIZES[2])
+    store_rows(pointer, offsets, exist(rows, members), strides[5], values, SIZES)

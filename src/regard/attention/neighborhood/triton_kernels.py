@@ -30,7 +30,7 @@ from regard.attention.neighborhood.triton_geometry import (
     unravel,
     windows_of,
 )
-from regard.gpu.triton_tiles import add_weighted, row_products, zero_rows
+from regard.gpu.triton_tiles import add_weighted, row_products, row_sums, scaled, zero_rows
 
 
 @triton.jit
@@ -59,6 +59,7 @@ def forward(
     KEYS: tl.constexpr,
     SIZES: tl.constexpr,
     VALUE_SIZES: tl.constexpr,
+    KEEP: tl.constexpr,
     PRECISION: tl.constexpr,
     LARGE: tl.constexpr,
     LEAD: tl.constexpr,
@@ -74,7 +75,7 @@ def forward(
     value += origin(batch, head, value_strides)
     rows = tile_members(first, TILE)
     query += origin(batch, head, query_strides)
-    q, q_rest = load_members(query, rows, groups, members, dilation, query_strides, SIZES, LARGE)
+    q = load_members(query, rows, groups, members, dilation, query_strides, SIZES, KEEP, LARGE)
     starts, widths = windows_of(rows, members, KERNEL, STRIDE, CAUSAL)
     starts, widths = in_rows(starts), in_rows(widths)
     low, high = keys_of(first, members, TILE, KERNEL, STRIDE, CAUSAL)
@@ -87,12 +88,12 @@ def forward(
     COLUMNS: tl.constexpr = KEYS[0] * KEYS[1] * KEYS[2]
     largest = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
-    sums, sums_rest = zero_rows(ROWS, VALUE_SIZES[1], VALUE_SIZES[2])
+    sums = zero_rows(ROWS, VALUE_SIZES)
     for index in range(tiles[0] * tiles[1] * tiles[2]):
         start = tile_at(index, low, tiles, KEYS)
         columns = tile_members(start, KEYS)
-        k, k_rest = load_members(key, columns, groups, members, dilation, key_strides, SIZES, LARGE)
-        logits = row_products(q, q_rest, k, k_rest, SIZES[2], PRECISION) * (scale * LOG2_E)
+        k = load_members(key, columns, groups, members, dilation, key_strides, SIZES, KEEP, LARGE)
+        logits = row_products(q, k, SIZES, KEEP, PRECISION) * (scale * LOG2_E)
         if bias is not None:
             keys, queries = in_columns(columns), in_rows(rows)
             logits += pair_bias(bias, head, start, first, keys, queries, KERNEL, PLACES, STEP, FIRST, ROWS, COLUMNS)
@@ -102,14 +103,13 @@ def forward(
         else:
             logits = tl.where(seen(in_columns(columns), starts, widths, RANK), logits, float("-inf"))
         weights, shrink, largest, total = _weigh(logits, largest, total)
-        v, v_rest = load_members(value, columns, groups, members, dilation, value_strides, VALUE_SIZES, LARGE)
-        sums, sums_rest = add_weighted(weights, v, v_rest, sums * shrink, sums_rest * shrink, VALUE_SIZES[2], PRECISION)
+        v = load_members(value, columns, groups, members, dilation, value_strides, VALUE_SIZES, KEEP, LARGE)
+        sums = add_weighted(weights, v, scaled(sums, shrink), VALUE_SIZES, KEEP, PRECISION)
 
     there = exist(rows, members)
     inverse = 1.0 / tl.where(there, total, 1.0)[:, None]
-    sums, sums_rest = sums * inverse, sums_rest * inverse
     out += origin(batch, head, out_strides)
-    store_members(out, sums, sums_rest, rows, groups, members, dilation, out_strides, VALUE_SIZES, LARGE)
+    store_members(out, scaled(sums, inverse), rows, groups, members, dilation, out_strides, VALUE_SIZES, LARGE)
     places = origin(batch, head, statistics_strides) + row_offsets(rows, groups, dilation, statistics_strides, LARGE)
     tl.store(largest_logit + places, largest, mask=there)
     tl.store(log_total + places, tl.log2(total), mask=there)
@@ -173,6 +173,7 @@ def backward_queries(
     KEYS: tl.constexpr,
     SIZES: tl.constexpr,
     VALUE_SIZES: tl.constexpr,
+    KEEP: tl.constexpr,
     PRECISION: tl.constexpr,
     LARGE: tl.constexpr,
     LEAD: tl.constexpr,
@@ -187,14 +188,12 @@ def backward_queries(
     value += origin(batch, head, value_strides)
     rows = tile_members(first, TILE)
     query += origin(batch, head, query_strides)
-    q, q_rest = load_members(query, rows, groups, members, dilation, query_strides, SIZES, LARGE)
+    q = load_members(query, rows, groups, members, dilation, query_strides, SIZES, KEEP, LARGE)
     grad_out += origin(batch, head, grad_out_strides)
-    g, g_rest = load_members(grad_out, rows, groups, members, dilation, grad_out_strides, VALUE_SIZES, LARGE)
+    g = load_members(grad_out, rows, groups, members, dilation, grad_out_strides, VALUE_SIZES, KEEP, LARGE)
     out += origin(batch, head, out_strides)
-    o, o_rest = load_members(out, rows, groups, members, dilation, out_strides, VALUE_SIZES, LARGE)
-    row_delta = tl.sum(o.to(tl.float32) * g.to(tl.float32), 1)
-    if VALUE_SIZES[2] > 0:
-        row_delta += tl.sum(o_rest.to(tl.float32) * g_rest.to(tl.float32), 1)
+    o = load_members(out, rows, groups, members, dilation, out_strides, VALUE_SIZES, KEEP, LARGE)
+    row_delta = row_sums(o, g, VALUE_SIZES, KEEP)
     places = origin(batch, head, statistics_strides) + row_offsets(rows, groups, dilation, statistics_strides, LARGE)
     there = exist(rows, members)
     tl.store(delta + places, row_delta, mask=there)
@@ -208,23 +207,22 @@ def backward_queries(
 
     ROWS: tl.constexpr = TILE[0] * TILE[1] * TILE[2]
     COLUMNS: tl.constexpr = KEYS[0] * KEYS[1] * KEYS[2]
-    sums, sums_rest = zero_rows(ROWS, SIZES[1], SIZES[2])
+    sums = zero_rows(ROWS, SIZES)
     for index in range(tiles[0] * tiles[1] * tiles[2]):
         start = tile_at(index, low, tiles, KEYS)
         columns = tile_members(start, KEYS)
-        k, k_rest = load_members(key, columns, groups, members, dilation, key_strides, SIZES, LARGE)
-        v, v_rest = load_members(value, columns, groups, members, dilation, value_strides, VALUE_SIZES, LARGE)
+        k = load_members(key, columns, groups, members, dilation, key_strides, SIZES, KEEP, LARGE)
+        v = load_members(value, columns, groups, members, dilation, value_strides, VALUE_SIZES, KEEP, LARGE)
         visible = seen(in_columns(columns), in_rows(starts), in_rows(widths), RANK)
-        logits = row_products(q, q_rest, k, k_rest, SIZES[2], PRECISION) * (scale * LOG2_E)
+        logits = row_products(q, k, SIZES, KEEP, PRECISION) * (scale * LOG2_E)
         if bias is not None:
             keys, queries = in_columns(columns), in_rows(rows)
             logits += pair_bias(bias, head, start, first, keys, queries, KERNEL, PLACES, STEP, FIRST, ROWS, COLUMNS)
-        grads = row_products(g, g_rest, v, v_rest, VALUE_SIZES[2], PRECISION)
+        grads = row_products(g, v, VALUE_SIZES, KEEP, PRECISION)
         _, grads = weights_and_gradients(logits, largest, log_sum, grads, row_delta[:, None], visible)
-        sums, sums_rest = add_weighted(grads, k, k_rest, sums, sums_rest, SIZES[2], PRECISION)
-    sums, sums_rest = sums * scale, sums_rest * scale
+        sums = add_weighted(grads, k, sums, SIZES, KEEP, PRECISION)
     grad_query += origin(batch, head, grad_query_strides)
-    store_members(grad_query, sums, sums_rest, rows, groups, members, dilation, grad_query_strides, SIZES, LARGE)
+    store_members(grad_query, scaled(sums, scale), rows, groups, members, dilation, grad_query_strides, SIZES, LARGE)
 
 
 @triton.jit
@@ -258,6 +256,7 @@ def backward_keys(
     KEYS: tl.constexpr,
     SIZES: tl.constexpr,
     VALUE_SIZES: tl.constexpr,
+    KEEP: tl.constexpr,
     PRECISION: tl.constexpr,
     LARGE: tl.constexpr,
     LEAD: tl.constexpr,
@@ -274,9 +273,9 @@ def backward_keys(
     largest_logit, log_total, delta = largest_logit + statistics, log_total + statistics, delta + statistics
     rows = tile_members(first, KEYS)
     key += origin(batch, head, key_strides)
-    k, k_rest = load_members(key, rows, groups, members, dilation, key_strides, SIZES, LARGE)
+    k = load_members(key, rows, groups, members, dilation, key_strides, SIZES, KEEP, LARGE)
     value += origin(batch, head, value_strides)
-    v, v_rest = load_members(value, rows, groups, members, dilation, value_strides, VALUE_SIZES, LARGE)
+    v = load_members(value, rows, groups, members, dilation, value_strides, VALUE_SIZES, KEEP, LARGE)
     low, high = queries_of(first, members, KEYS, KERNEL, STRIDE, CAUSAL)
     if PLACES[0] > 0:
         low = aligned(low, TILE, (0, 0, 0))
@@ -284,42 +283,42 @@ def backward_keys(
 
     ROWS: tl.constexpr = KEYS[0] * KEYS[1] * KEYS[2]
     COLUMNS: tl.constexpr = TILE[0] * TILE[1] * TILE[2]
-    key_sums, key_rest = zero_rows(ROWS, SIZES[1], SIZES[2])
-    sums, sums_rest = zero_rows(ROWS, VALUE_SIZES[1], VALUE_SIZES[2])
+    key_sums = zero_rows(ROWS, SIZES)
+    sums = zero_rows(ROWS, VALUE_SIZES)
     for index in range(tiles[0] * tiles[1] * tiles[2]):
         start = tile_at(index, low, tiles, TILE)
         columns = tile_members(start, TILE)
-        q, q_rest = load_members(query, columns, groups, members, dilation, query_strides, SIZES, LARGE)
-        g, g_rest = load_members(grad_out, columns, groups, members, dilation, grad_out_strides, VALUE_SIZES, LARGE)
+        q = load_members(query, columns, groups, members, dilation, query_strides, SIZES, KEEP, LARGE)
+        g = load_members(grad_out, columns, groups, members, dilation, grad_out_strides, VALUE_SIZES, KEEP, LARGE)
         places, here = row_offsets(columns, groups, dilation, statistics_strides, LARGE), exist(columns, members)
         largest = tl.load(largest_logit + places, mask=here, other=0.0)[None, :]
         log_sum = tl.load(log_total + places, mask=here, other=0.0)[None, :]
         means = tl.load(delta + places, mask=here, other=0.0)[None, :]
         starts, widths = windows_of(columns, members, KERNEL, STRIDE, CAUSAL)
         visible = seen(in_rows(rows), in_columns(starts), in_columns(widths), RANK)
-        logits = _forward_products(q, q_rest, k, k_rest, SIZES[2], PRECISION) * (scale * LOG2_E)
+        logits = _forward_products(q, k, SIZES, KEEP, PRECISION) * (scale * LOG2_E)
         if bias is not None:
             keys, queries = in_rows(rows), in_columns(columns)
             logits += pair_bias(bias, head, first, start, keys, queries, KERNEL, PLACES, STEP, FIRST, ROWS, COLUMNS)
-        grads = row_products(v, v_rest, g, g_rest, VALUE_SIZES[2], PRECISION)
+        grads = row_products(v, g, VALUE_SIZES, KEEP, PRECISION)
         weights, grads = weights_and_gradients(logits, largest, log_sum, grads, means, visible)
-        sums, sums_rest = add_weighted(weights, g, g_rest, sums, sums_rest, VALUE_SIZES[2], PRECISION)
-        key_sums, key_rest = add_weighted(grads, q, q_rest, key_sums, key_rest, SIZES[2], PRECISION)
-    key_sums, key_rest = key_sums * scale, key_rest * scale
+        sums = add_weighted(weights, g, sums, VALUE_SIZES, KEEP, PRECISION)
+        key_sums = add_weighted(grads, q, key_sums, SIZES, KEEP, PRECISION)
     grad_key += origin(batch, head, grad_key_strides)
-    store_members(grad_key, key_sums, key_rest, rows, groups, members, dilation, grad_key_strides, SIZES, LARGE)
+    store_members(grad_key, scaled(key_sums, scale), rows, groups, members, dilation, grad_key_strides, SIZES, LARGE)
     grad_value += origin(batch, head, grad_value_strides)
-    store_members(grad_value, sums, sums_rest, rows, groups, members, dilation, grad_value_strides, VALUE_SIZES, LARGE)
+    store_members(grad_value, sums, rows, groups, members, dilation, grad_value_strides, VALUE_SIZES, LARGE)
 
 
 @triton.jit
-def _forward_products(q, q_rest, k, k_rest, REST: tl.constexpr, PRECISION: tl.constexpr):
+def _forward_products(q, k, SIZES: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr):
     """Return the products of keys with queries, `[keys, queries]`.
 
-    Those of float32 have the bits of the forward pass: an error of a large logit is an error of its weight.
+    Those of float32, whose tiles are not kept, have the bits of the forward pass: an error of a large logit is an error
+    of its weight.
     """
-    if q.dtype == tl.float32:
-        products = tl.trans(row_products(q, q_rest, k, k_rest, REST, PRECISION))
+    if not KEEP:
+        products = tl.trans(row_products(q, k, SIZES, KEEP, PRECISION))
     else:
-        products = row_products(k, k_rest, q, q_rest, REST, PRECISION)
+        products = row_products(k, q, SIZES, KEEP, PRECISION)
     return products

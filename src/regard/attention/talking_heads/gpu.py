@@ -50,11 +50,15 @@ class Tiles(NamedTuple):
     keeps_own: bool = True
 
 
-def choose_tiles(kernel: str, heads: tuple[int, int, int], channels: int, dtype: torch.dtype) -> Tiles:
+def choose_tiles(
+    architecture: str, kernel: str, heads: tuple[int, int, int], channels: int, dtype: torch.dtype
+) -> Tiles:
     """Choose the tiles of a kernel by its heads (key, softmax, value), the larger head dim and the dtype."""
     count, width = max(heads), max(16, 1 << (channels - 1).bit_length())
-    if dtype == torch.float32 or count * width > 512:
-        if kernel == "weighted_sums" and count <= 16 and width <= 64 and dtype != torch.float32:
+    if dtype == torch.float32 or architecture != "sm_90":
+        return Tiles(32, 16, 1 if kernel == "mix_grads" or width > 128 else 2, 8, 1, keeps_own=False)
+    if count * width > 512:
+        if kernel == "weighted_sums" and count <= 16 and width <= 64:
             return Tiles(64, 16, 8, 8, 1, splits_value=True)
         group = 2 if kernel == "mix_grads" else min(4, max(1, 256 // width))
         return Tiles(64, 16, group, 4 if "statistics" in kernel else 8, 1, keeps_own=False)
@@ -232,7 +236,8 @@ class _Problem:
 
     def tiles(self, kernel: str, heads: int) -> Tiles:
         """Choose the tiles of a kernel that may divide its heads."""
-        tiles = choose_tiles(kernel, self.heads, max(self.query_dim, self.value_dim), self.query.dtype)
+        channels = max(self.query_dim, self.value_dim)
+        tiles = choose_tiles(launch.architecture(self.query), kernel, self.heads, channels, self.query.dtype)
         return tiles._replace(group=min(tiles.group, heads))
 
     def constants(self, tiles: Tiles, is_even: bool, *values: Tensor) -> dict[str, launch.Constant]:
@@ -251,11 +256,14 @@ class _Problem:
         }
 
 
-def _channels(is_split: bool, *tensors: Tensor) -> tuple[int, int, int, bool]:
-    """Return a head dim, the widths of the parts that it is taken in, and whether heads are next to each other."""
+def _channels(is_split: bool, *tensors: Tensor) -> tuple[tuple[int, ...], bool]:
+    """Return a head's channels with the widths of the parts they are taken in, and whether heads are contiguous."""
     dim = tensors[0].shape[-1]
-    parts = launch.split_channels(dim) if is_split else (max(16, 1 << (dim - 1).bit_length()), 0)
-    return dim, *parts, all(tensor.stride()[2:] == (dim, 1) for tensor in tensors)
+    if tensors[0].dtype == torch.float32:
+        parts = launch.sizes(dim, widest=32)
+    else:
+        parts = launch.sizes(dim) if is_split else (dim, max(16, 1 << (dim - 1).bit_length()))
+    return parts, all(tensor.stride()[2:] == (dim, 1) for tensor in tensors)
 
 
 def _tokens(tensor: Tensor) -> Tensor:

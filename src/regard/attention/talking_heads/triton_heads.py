@@ -1,13 +1,13 @@
 """Triton functions of talking-heads attention: tiles of tokens or of pairs of them, tuples of one per head, and mixes.
 
-CHANNELS, or QUERY and VALUE, are a head dim, the widths of its two parts as in `launch.split_channels`, and whether
-heads are contiguous and next to each other. HEADS of the kernels are the key, the softmax and the value heads.
+CHANNELS, or QUERY and VALUE, are the SIZES of a head in `load_rows`, and whether heads are contiguous and next to each
+other. HEADS of the kernels are the key, the softmax and the value heads.
 """
 
 import triton
 import triton.language as tl
 
-from regard.gpu.triton_tiles import add_weighted, load_rows, row_products, store_rows, zero_rows
+from regard.gpu.triton_tiles import add_weighted, load_rows, row_products, scaled, store_rows, zero_rows
 
 
 @triton.jit
@@ -25,55 +25,53 @@ def again(start):
 @triton.jit
 def head_place(head: tl.constexpr, strides, CHANNELS: tl.constexpr):
     """Return where a head begins in a token: where possible a constant, which needs no registers."""
-    if CHANNELS[3]:
-        return head * CHANNELS[0]
+    if CHANNELS[1]:
+        return head * CHANNELS[0][0]
     else:
         return tl.full([], head, tl.int64) * strides[2]
 
 
 @triton.jit
 def load_heads(pointer, places, inside, strides, HEADS: tl.constexpr, CHANNELS: tl.constexpr, KEEP: tl.constexpr):
-    """Load the rows at `places` of every head: two tuples, of the heads' first parts and of their second parts.
+    """Load the rows at `places` of every head, a tuple.
 
     Where KEEP is false, nothing is loaded, but what `head_rows` needs to load a head when it is used.
     """
     if KEEP:
-        firsts, rests = (), ()
+        heads = ()
         for head in tl.static_range(HEADS):
-            first, rest = head_rows((pointer, places, inside, strides), head, CHANNELS, False)
-            firsts, rests = firsts + (first,), rests + (rest,)
-        return firsts, rests
+            offsets = places + head_place(head, strides, CHANNELS)
+            heads = heads + (load_rows(pointer, offsets, inside, strides[3], CHANNELS[0], True),)
+        return heads
     else:
         return pointer, places, inside, strides
 
 
 @triton.jit
 def head_rows(tile, head: tl.constexpr, CHANNELS: tl.constexpr, KEEP: tl.constexpr):
-    """Return the two parts of one head of a tile of `load_heads`."""
+    """Return one head of a tile of `load_heads`, in the form of `load_rows`."""
     if KEEP:
-        return tile[0][head], tile[1][head]
+        return tile[head]
     else:
         places = tile[1] + head_place(head, tile[3], CHANNELS)
-        return load_rows(tile[0], places, tile[2], tile[3][3], CHANNELS[0], CHANNELS[1], CHANNELS[2])
+        return load_rows(tile[0], places, tile[2], tile[3][3], CHANNELS[0], False)
 
 
 @triton.jit
 def zero_heads(ROWS: tl.constexpr, HEADS: tl.constexpr, CHANNELS: tl.constexpr):
     """Return zeros in the form of `load_heads`."""
-    firsts, rests = (), ()
+    heads = ()
     for _ in tl.static_range(HEADS):
-        first, rest = zero_rows(ROWS, CHANNELS[1], CHANNELS[2])
-        firsts, rests = firsts + (first,), rests + (rest,)
-    return firsts, rests
+        heads = heads + (zero_rows(ROWS, CHANNELS[0]),)
+    return heads
 
 
 @triton.jit
-def store_heads(pointer, places, inside, strides, firsts, rests, factor, HEADS: tl.constexpr, CHANNELS: tl.constexpr):
+def store_heads(pointer, places, inside, strides, heads, factor, HEADS: tl.constexpr, CHANNELS: tl.constexpr):
     """Store the rows of every head, multiplied by a factor."""
     for head in tl.static_range(HEADS):
         offsets = places + head_place(head, strides, CHANNELS)
-        first, rest = firsts[head] * factor, rests[head] * factor
-        store_rows(pointer, offsets, inside, strides[3], first, rest, CHANNELS[0], CHANNELS[1], CHANNELS[2])
+        store_rows(pointer, offsets, inside, strides[3], scaled(heads[head], factor), CHANNELS[0])
 
 
 @triton.jit
@@ -112,10 +110,8 @@ def head_products(own, other, HEADS: tl.constexpr, CHANNELS: tl.constexpr, PRECI
     """Multiply every row of one tile of `load_heads` with every row of another: `[rows of own, rows of other]`."""
     found = ()
     for head in tl.static_range(HEADS):
-        a, a_rest = head_rows(own, head, CHANNELS, KEEP)
-        b, b_rest = head_rows(other, head, CHANNELS, KEEP)
-        products = row_products(a, a_rest, b, b_rest, CHANNELS[2], PRECISION)
-        found = found + (products,)
+        a, b = head_rows(own, head, CHANNELS, KEEP), head_rows(other, head, CHANNELS, KEEP)
+        found = found + (row_products(a, b, CHANNELS[0], KEEP, PRECISION),)
     return found
 
 
@@ -157,12 +153,11 @@ def mixed_products(
     if LAST:
         sums = same(0.0, MIXED)
     for head in tl.static_range(HEADS):
-        a, a_rest = head_rows(own, head, CHANNELS, KEEP)
-        b, b_rest = head_rows(other, head, CHANNELS, KEEP)
+        a, b = head_rows(own, head, CHANNELS, KEEP), head_rows(other, head, CHANNELS, KEEP)
         if LAST and not OF_ROWS:
-            products = tl.trans(row_products(b, b_rest, a, a_rest, CHANNELS[2], PRECISION))
+            products = tl.trans(row_products(b, a, CHANNELS[0], KEEP, PRECISION))
         else:
-            products = row_products(a, a_rest, b, b_rest, CHANNELS[2], PRECISION)
+            products = row_products(a, b, CHANNELS[0], KEEP, PRECISION)
         added = ()
         for mixed in tl.static_range(MIXED):
             added = added + (sums[mixed] + tl.load(mix + mixed * down + head * across) * products,)
@@ -324,9 +319,8 @@ def add_products(
     KEEP: tl.constexpr,
 ):
     """Add the sums of rows with weights, `[rows of totals, rows]` per head, to tiles of `zero_heads`."""
-    firsts, rests = (), ()
+    found = ()
     for head in tl.static_range(HEADS):
-        first, rest = head_rows(rows, head, CHANNELS, KEEP)
-        first, rest = add_weighted(weights[head], first, rest, totals[0][head], totals[1][head], CHANNELS[2], PRECISION)
-        firsts, rests = firsts + (first,), rests + (rest,)
-    return firsts, rests
+        own = head_rows(rows, head, CHANNELS, KEEP)
+        found = found + (add_weighted(weights[head], own, totals[head], CHANNELS[0], KEEP, PRECISION),)
+    return found

@@ -189,7 +189,7 @@ def weighted_sums(
             )  # fmt: skip
         totals = add_products(totals, weights, loaded, GROUP, VALUE, PRECISION, KEEP)
     places = row_places(batch, rows, out_strides)
-    store_heads(out, places, exists, out_strides, totals[0], totals[1], 1.0, GROUP, VALUE)
+    store_heads(out, places, exists, out_strides, totals, 1.0, GROUP, VALUE)
 
 
 @triton.jit
@@ -273,12 +273,12 @@ def token_grads(
                 multiply(weights, grads, HEADS[1]), product_mix + begin + again(start), 1, HEADS[0], None, inside,
                 HEADS[1], GROUP, EVEN, other_tokens.dtype.element_ty,
             )  # fmt: skip
-        if groups > 1 or PRODUCT[2] != QUERY[2]:
+        if groups > 1 or len(PRODUCT[0]) != len(QUERY[0]):
             places += begin * other_strides[2]
             other = load_heads(other_tokens, places, inside, other_strides, GROUP, PRODUCT, KEEP)
         totals = add_products(totals, rounded, other, GROUP, PRODUCT, PRECISION, KEEP)
     places = row_places(batch, rows, out_strides) + begin * out_strides[2]
-    store_heads(out, places, exists, out_strides, totals[0], totals[1], scale, GROUP, PRODUCT)
+    store_heads(out, places, exists, out_strides, totals, scale, GROUP, PRODUCT)
 
 
 @triton.jit

@@ -32,28 +32,29 @@ class Tiles(NamedTuple):
     num_stages: int
 
 
-def forward_tiles(dtype: torch.dtype, channels: int, tokens: int) -> Tiles:
+def forward_tiles(architecture: str, dtype: torch.dtype, channels: int, tokens: int) -> Tiles:
     """Choose the tiles of the forward pass for a head dim and a window; one tile holds a small window."""
     if dtype == torch.float32:
         if tokens <= 32 and channels <= 32:
             return _whole_window(tokens, 16)
         if channels > 128:
             return Tiles(16, 16, 8, 2)
-        return Tiles(32 if channels <= 64 else 16, 32, 4, 2)
+        return Tiles(32 if channels <= 64 and architecture != "sm_80" else 16, 32, 4, 2)
     if tokens <= 64 and channels <= 128:
         return _whole_window(tokens, 16)
     return Tiles(64, _keys(tokens), 4, 2) if channels <= 128 else Tiles(64, 32, 8, 2)
 
 
-def backward_tiles(dtype: torch.dtype, channels: int, tokens: int) -> Tiles:
+def backward_tiles(architecture: str, dtype: torch.dtype, channels: int, tokens: int) -> Tiles:
     """Choose the tiles of the backward passes for a head dim and a window; one tile holds a small window."""
     if dtype == torch.float32:
         return Tiles(16, 32 if channels <= 64 else 16, 4 if channels <= 128 else 8, 1)
+    is_hopper = architecture == "sm_90"
     if tokens <= 64 and channels <= 128:
-        return _whole_window(tokens, 16 if channels <= 32 else 8)
+        return _whole_window(tokens, 16 if channels <= 32 and is_hopper else 8)
     if channels > 128:
         return Tiles(32, 32, 8, 1)
-    return Tiles(64, _keys(tokens), 4 if channels <= 64 else 8, 2)
+    return Tiles(64, _keys(tokens), 4 if channels <= 64 and is_hopper else 8, 2)
 
 
 def _whole_window(tokens: int, tokens_per_warp: int) -> Tiles:
@@ -83,7 +84,7 @@ def forward(
 ) -> None:
     """Fill `out`."""
     problem = _Problem(query, value, window_size, shift_size)
-    tiles = forward_tiles(query.dtype, max(problem.dims), problem.tokens)
+    tiles = forward_tiles(problem.architecture, query.dtype, max(problem.dims), problem.tokens)
     tensors = (query, key, value, out)
     arguments = (query, key, value, launch.parameter(bias), out, *map(launch.strides, tensors), *problem.shape)
     if tiles.queries >= problem.tokens:
@@ -110,7 +111,7 @@ def backward(
     problem = _Problem(query, value, window_size, shift_size)
     inputs = (query, key, value, launch.parameter(bias), grad_out)
     outputs = (grad_query, grad_key, grad_value)
-    tiles = backward_tiles(query.dtype, max(problem.dims), problem.tokens)
+    tiles = backward_tiles(problem.architecture, query.dtype, max(problem.dims), problem.tokens)
     run = _single_backward if tiles.queries >= problem.tokens else _tiled_backward
     run(problem, tiles, inputs, outputs, grad_bias, scale)
 
@@ -125,7 +126,8 @@ class _Problem:
         self.tokens = prod(self.window)
         self.windows = query.shape[0] * prod(self.length) // self.tokens
         self.shape = (self.length, self.shift, self.heads)
-        self.precision, self.multiprocessors = launch.precision(query), launch.multiprocessors(query)
+        self.dtype, self.precision = query.dtype, launch.precision(query)
+        self.architecture, self.multiprocessors = launch.architecture(query), launch.multiprocessors(query)
 
     def chunks(self, programs: int) -> int:
         """Return the number of chunks of windows, given how many programs a multiprocessor runs."""
@@ -144,8 +146,7 @@ class _Problem:
         return {
             "WINDOW": self.window,
             "SHIFTED": any(self.shift),
-            "SIZES": (self.dims[0], *launch.split_channels(self.dims[0])),
-            "VALUE_SIZES": (self.dims[1], *launch.split_channels(self.dims[1])),
+            **launch.rows(self.dtype, *self.dims),
             "PRECISION": self.precision,
             **own,
             "num_warps": tiles.num_warps,

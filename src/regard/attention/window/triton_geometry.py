@@ -1,7 +1,7 @@
 """Where the tokens of a window are, and which of them see one another: what all window kernels share, in Triton.
 
 Kernels see three grid axes; missing axes come first and have length 1, window 1 and shift 0. Tokens of a window are
-numbered with the last axis fastest. `SIZES` are a head's channels and the widths of the parts they are loaded in.
+numbered with the last axis fastest. `SIZES` are those of `load_rows`.
 """
 
 import triton
@@ -69,17 +69,17 @@ def _offsets(batch, head, places, strides):
 
 
 @triton.jit
-def load_tokens(pointer, strides, batch, head, places, inside, SIZES: tl.constexpr):
+def load_tokens(pointer, strides, batch, head, places, inside, SIZES: tl.constexpr, KEEP: tl.constexpr):
     """Load tokens of a head, in the form of `load_rows`."""
     offsets = _offsets(batch, head, places, strides)
-    return load_rows(pointer, offsets, inside, strides[5], SIZES[0], SIZES[1], SIZES[2])
+    return load_rows(pointer, offsets, inside, strides[5], SIZES, KEEP)
 
 
 @triton.jit
-def store_tokens(pointer, strides, batch, head, places, inside, first, second, SIZES: tl.constexpr):
+def store_tokens(pointer, strides, batch, head, places, inside, rows, SIZES: tl.constexpr):
     """Store what `load_tokens` would load."""
     offsets = _offsets(batch, head, places, strides)
-    store_rows(pointer, offsets, inside, strides[5], first, second, SIZES[0], SIZES[1], SIZES[2])
+    store_rows(pointer, offsets, inside, strides[5], rows, SIZES)
 
 
 @triton.jit
@@ -106,7 +106,7 @@ def _flat(tokens, WINDOW: tl.constexpr):
 
 
 @triton.jit
-def logits_of(rows, columns, biases, seen, scale, REST: tl.constexpr, PRECISION: tl.constexpr):
+def logits_of(rows, columns, biases, seen, scale, SIZES: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr):
     """Return the logits of pairs in units of the exponent of 2; -inf where a query does not see a key.
 
     Args:
@@ -115,10 +115,11 @@ def logits_of(rows, columns, biases, seen, scale, REST: tl.constexpr, PRECISION:
         biases: of all pairs, or None.
         seen: which pairs see one another, or None if all do.
         scale: of the products.
-        REST: the width of the second parts.
+        SIZES: of rows and columns.
+        KEEP: as they are loaded.
         PRECISION: of products of float32.
     """
-    logits = row_products(rows[0], rows[1], columns[0], columns[1], REST, PRECISION) * (scale * LOG2_E)
+    logits = row_products(rows, columns, SIZES, KEEP, PRECISION) * (scale * LOG2_E)
     if biases is not None:
         logits += biases
     if seen is not None:

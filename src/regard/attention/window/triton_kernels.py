@@ -17,7 +17,7 @@ from regard.attention.window.triton_geometry import (
     store_tokens,
     window_at,
 )
-from regard.gpu.triton_tiles import add_weighted, row_products, store_rows, zero_rows
+from regard.gpu.triton_tiles import add_weighted, row_products, scaled, store_rows, zero_rows
 
 
 @triton.jit
@@ -41,6 +41,7 @@ def forward(
     SHIFTED: tl.constexpr,
     SIZES: tl.constexpr,
     VALUE_SIZES: tl.constexpr,
+    KEEP: tl.constexpr,
     PRECISION: tl.constexpr,
     TILE: tl.constexpr,
 ):
@@ -55,19 +56,19 @@ def forward(
     for turn in range(tl.cdiv(windows - chunk, chunks)):
         batch, first = window_at(chunk + turn * chunks, length, WINDOW)
         places = places_of(tokens, first, shift, length, WINDOW, SHIFTED)
-        q = load_tokens(query, query_strides, batch, head, places, inside, SIZES)
-        k = load_tokens(key, key_strides, batch, head, places, inside, SIZES)
-        v = load_tokens(value, value_strides, batch, head, places, inside, VALUE_SIZES)
+        q = load_tokens(query, query_strides, batch, head, places, inside, SIZES, KEEP)
+        k = load_tokens(key, key_strides, batch, head, places, inside, SIZES, KEEP)
+        v = load_tokens(value, value_strides, batch, head, places, inside, VALUE_SIZES, KEEP)
         seen = None
         if SHIFTED or TILE > TOKENS:
             region = regions_of(tokens, first, shift, length, WINDOW, SHIFTED)
             seen = region[:, None] == region[None, :]
-        logits = logits_of(q, k, biases, seen, scale, SIZES[2], PRECISION)
+        logits = logits_of(q, k, biases, seen, scale, SIZES, KEEP, PRECISION)
         weights = tl.exp2(logits - tl.max(logits, 1)[:, None])
         inverse = 1.0 / tl.sum(weights, 1)[:, None]
-        o, o_rest = zero_rows(TILE, VALUE_SIZES[1], VALUE_SIZES[2])
-        o, o_rest = add_weighted(weights, v[0], v[1], o, o_rest, VALUE_SIZES[2], PRECISION)
-        store_tokens(out, out_strides, batch, head, places, inside, o * inverse, o_rest * inverse, VALUE_SIZES)
+        o = zero_rows(TILE, VALUE_SIZES)
+        o = add_weighted(weights, v, o, VALUE_SIZES, KEEP, PRECISION)
+        store_tokens(out, out_strides, batch, head, places, inside, scaled(o, inverse), VALUE_SIZES)
 
 
 @triton.jit
@@ -98,6 +99,7 @@ def backward(
     SHIFTED: tl.constexpr,
     SIZES: tl.constexpr,
     VALUE_SIZES: tl.constexpr,
+    KEEP: tl.constexpr,
     PRECISION: tl.constexpr,
     TILE: tl.constexpr,
 ):
@@ -113,37 +115,37 @@ def backward(
     for turn in range(tl.cdiv(windows - chunk, chunks)):
         batch, first = window_at(chunk + turn * chunks, length, WINDOW)
         places = places_of(tokens, first, shift, length, WINDOW, SHIFTED)
-        q = load_tokens(query, query_strides, batch, head, places, inside, SIZES)
-        k = load_tokens(key, key_strides, batch, head, places, inside, SIZES)
-        v = load_tokens(value, value_strides, batch, head, places, inside, VALUE_SIZES)
-        g = load_tokens(grad_out, grad_out_strides, batch, head, places, inside, VALUE_SIZES)
+        q = load_tokens(query, query_strides, batch, head, places, inside, SIZES, KEEP)
+        k = load_tokens(key, key_strides, batch, head, places, inside, SIZES, KEEP)
+        v = load_tokens(value, value_strides, batch, head, places, inside, VALUE_SIZES, KEEP)
+        g = load_tokens(grad_out, grad_out_strides, batch, head, places, inside, VALUE_SIZES, KEEP)
         seen = None
         if SHIFTED or TILE > TOKENS:
             region = regions_of(tokens, first, shift, length, WINDOW, SHIFTED)
             seen = region[:, None] == region[None, :]
-        logits = logits_of(q, k, biases, seen, scale, SIZES[2], PRECISION)
+        logits = logits_of(q, k, biases, seen, scale, SIZES, KEEP, PRECISION)
         weights = tl.exp2(logits - tl.max(logits, 1)[:, None])
         weights *= 1.0 / tl.sum(weights, 1)[:, None]
-        grads = row_products(g[0], g[1], v[0], v[1], VALUE_SIZES[2], PRECISION)
+        grads = row_products(g, v, VALUE_SIZES, KEEP, PRECISION)
         grads = weights * (grads - tl.sum(weights * grads, 1)[:, None])
         if seen is not None:
             grads = tl.where(seen, grads, 0.0)
         if bias is not None:
             totals += grads
 
-        weights, grads = weights.to(g[0].dtype), grads.to(q[0].dtype)
-        d, d_rest = zero_rows(TILE, VALUE_SIZES[1], VALUE_SIZES[2])
-        d, d_rest = add_weighted(tl.trans(weights), g[0], g[1], d, d_rest, VALUE_SIZES[2], PRECISION)
-        store_tokens(grad_value, grad_value_strides, batch, head, places, inside, d, d_rest, VALUE_SIZES)
-        d, d_rest = zero_rows(TILE, SIZES[1], SIZES[2])
-        d, d_rest = add_weighted(tl.trans(grads), q[0], q[1], d, d_rest, SIZES[2], PRECISION)
-        store_tokens(grad_key, grad_key_strides, batch, head, places, inside, d * scale, d_rest * scale, SIZES)
-        d, d_rest = zero_rows(TILE, SIZES[1], SIZES[2])
-        d, d_rest = add_weighted(grads, k[0], k[1], d, d_rest, SIZES[2], PRECISION)
-        store_tokens(grad_query, grad_query_strides, batch, head, places, inside, d * scale, d_rest * scale, SIZES)
+        weights, grads = weights.to(query.dtype.element_ty), grads.to(query.dtype.element_ty)
+        d = zero_rows(TILE, VALUE_SIZES)
+        d = add_weighted(tl.trans(weights), g, d, VALUE_SIZES, KEEP, PRECISION)
+        store_tokens(grad_value, grad_value_strides, batch, head, places, inside, d, VALUE_SIZES)
+        d = zero_rows(TILE, SIZES)
+        d = add_weighted(tl.trans(grads), q, d, SIZES, KEEP, PRECISION)
+        store_tokens(grad_key, grad_key_strides, batch, head, places, inside, scaled(d, scale), SIZES)
+        d = zero_rows(TILE, SIZES)
+        d = add_weighted(grads, k, d, SIZES, KEEP, PRECISION)
+        store_tokens(grad_query, grad_query_strides, batch, head, places, inside, scaled(d, scale), SIZES)
     if bias is not None:
         rows = (head.to(tl.int64) * chunks + chunk) * TOKENS + tokens
-        store_rows(partial, rows * TOKENS, inside, 1, totals, totals, TOKENS, TILE, 0)
+        store_rows(partial, rows * TOKENS, inside, 1, (totals,), (TOKENS, TILE))
 
 
 @triton.jit

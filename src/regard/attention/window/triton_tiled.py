@@ -17,7 +17,7 @@ from regard.attention.window.triton_geometry import (
     store_tokens,
     window_at,
 )
-from regard.gpu.triton_tiles import add_weighted, row_products, zero_rows
+from regard.gpu.triton_tiles import add_weighted, row_products, scaled, zero_rows
 
 
 @triton.jit
@@ -80,6 +80,7 @@ def forward(
     SHIFTED: tl.constexpr,
     SIZES: tl.constexpr,
     VALUE_SIZES: tl.constexpr,
+    KEEP: tl.constexpr,
     PRECISION: tl.constexpr,
     QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
@@ -92,29 +93,26 @@ def forward(
     batch, first = window_at(window, length, WINDOW)
     query_places = places_of(queries, first, shift, length, WINDOW, SHIFTED)
     query_region = regions_of(queries, first, shift, length, WINDOW, SHIFTED)
-    q = load_tokens(query, query_strides, batch, head, query_places, inside, SIZES)
+    q = load_tokens(query, query_strides, batch, head, query_places, inside, SIZES, KEEP)
     largest = tl.full([QUERIES], float("-inf"), tl.float32)
     total = tl.zeros([QUERIES], tl.float32)
-    o, o_rest = zero_rows(QUERIES, VALUE_SIZES[1], VALUE_SIZES[2])
+    o = zero_rows(QUERIES, VALUE_SIZES)
     for start in range(0, TOKENS, KEYS):
         keys = start + tl.arange(0, KEYS)
         places = places_of(keys, first, shift, length, WINDOW, SHIFTED)
         region = regions_of(keys, first, shift, length, WINDOW, SHIFTED)
-        k = load_tokens(key, key_strides, batch, head, places, keys < TOKENS, SIZES)
-        v = load_tokens(value, value_strides, batch, head, places, keys < TOKENS, VALUE_SIZES)
+        k = load_tokens(key, key_strides, batch, head, places, keys < TOKENS, SIZES, KEEP)
+        v = load_tokens(value, value_strides, batch, head, places, keys < TOKENS, VALUE_SIZES, KEEP)
         biases = _biases(bias, head, queries[:, None], keys[None, :], WINDOW)
-        logits = logits_of(q, k, biases, _seen(query_region, region, MASKED), scale, SIZES[2], PRECISION)
+        logits = logits_of(q, k, biases, _seen(query_region, region, MASKED), scale, SIZES, KEEP, PRECISION)
         larger = tl.maximum(largest, tl.max(logits, 1))
         weights = tl.exp2(logits - _finite(larger)[:, None])
         shrink = tl.exp2(largest - _finite(larger))
         total = total * shrink + tl.sum(weights, 1)
-        o *= shrink[:, None]
-        if VALUE_SIZES[2] > 0:
-            o_rest *= shrink[:, None]
-        o, o_rest = add_weighted(weights, v[0], v[1], o, o_rest, VALUE_SIZES[2], PRECISION)
+        o = add_weighted(weights, v, scaled(o, shrink[:, None]), VALUE_SIZES, KEEP, PRECISION)
         largest = larger
     inverse = 1.0 / tl.where(inside, total, 1.0)[:, None]
-    store_tokens(out, out_strides, batch, head, query_places, inside, o * inverse, o_rest * inverse, VALUE_SIZES)
+    store_tokens(out, out_strides, batch, head, query_places, inside, scaled(o, inverse), VALUE_SIZES)
 
 
 @triton.jit
@@ -140,6 +138,7 @@ def backward_queries(
     SHIFTED: tl.constexpr,
     SIZES: tl.constexpr,
     VALUE_SIZES: tl.constexpr,
+    KEEP: tl.constexpr,
     PRECISION: tl.constexpr,
     QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
@@ -152,8 +151,8 @@ def backward_queries(
     batch, first = window_at(window, length, WINDOW)
     query_places = places_of(queries, first, shift, length, WINDOW, SHIFTED)
     query_region = regions_of(queries, first, shift, length, WINDOW, SHIFTED)
-    q = load_tokens(query, query_strides, batch, head, query_places, inside, SIZES)
-    g = load_tokens(grad_out, grad_out_strides, batch, head, query_places, inside, VALUE_SIZES)
+    q = load_tokens(query, query_strides, batch, head, query_places, inside, SIZES, KEEP)
+    g = load_tokens(grad_out, grad_out_strides, batch, head, query_places, inside, VALUE_SIZES, KEEP)
     largest = tl.full([QUERIES], float("-inf"), tl.float32)
     total = tl.zeros([QUERIES], tl.float32)
     products = tl.zeros([QUERIES], tl.float32)
@@ -161,15 +160,15 @@ def backward_queries(
         keys = start + tl.arange(0, KEYS)
         places = places_of(keys, first, shift, length, WINDOW, SHIFTED)
         region = regions_of(keys, first, shift, length, WINDOW, SHIFTED)
-        k = load_tokens(key, key_strides, batch, head, places, keys < TOKENS, SIZES)
-        v = load_tokens(value, value_strides, batch, head, places, keys < TOKENS, VALUE_SIZES)
+        k = load_tokens(key, key_strides, batch, head, places, keys < TOKENS, SIZES, KEEP)
+        v = load_tokens(value, value_strides, batch, head, places, keys < TOKENS, VALUE_SIZES, KEEP)
         biases = _biases(bias, head, queries[:, None], keys[None, :], WINDOW)
-        logits = logits_of(q, k, biases, _seen(query_region, region, MASKED), scale, SIZES[2], PRECISION)
+        logits = logits_of(q, k, biases, _seen(query_region, region, MASKED), scale, SIZES, KEEP, PRECISION)
         larger = tl.maximum(largest, tl.max(logits, 1))
         weights = tl.exp2(logits - _finite(larger)[:, None])
         shrink = tl.exp2(largest - _finite(larger))
         total = total * shrink + tl.sum(weights, 1)
-        weights *= row_products(g[0], g[1], v[0], v[1], VALUE_SIZES[2], PRECISION)
+        weights *= row_products(g, v, VALUE_SIZES, KEEP, PRECISION)
         products = products * shrink + tl.sum(weights, 1)
         largest = larger
     total = tl.where(inside, total, 1.0)
@@ -178,19 +177,19 @@ def backward_queries(
     tl.store(lse + rows, log_sum, mask=inside)
     tl.store(mean + rows, products, mask=inside)
 
-    d, d_rest = zero_rows(QUERIES, SIZES[1], SIZES[2])
+    d = zero_rows(QUERIES, SIZES)
     for start in range(0, TOKENS, KEYS):
         keys = start + tl.arange(0, KEYS)
         places = places_of(keys, first, shift, length, WINDOW, SHIFTED)
         region = regions_of(keys, first, shift, length, WINDOW, SHIFTED)
-        k = load_tokens(key, key_strides, batch, head, places, keys < TOKENS, SIZES)
-        v = load_tokens(value, value_strides, batch, head, places, keys < TOKENS, VALUE_SIZES)
+        k = load_tokens(key, key_strides, batch, head, places, keys < TOKENS, SIZES, KEEP)
+        v = load_tokens(value, value_strides, batch, head, places, keys < TOKENS, VALUE_SIZES, KEEP)
         biases, seen = _biases(bias, head, queries[:, None], keys[None, :], WINDOW), _seen(query_region, region, MASKED)
-        weights = tl.exp2(logits_of(q, k, biases, seen, scale, SIZES[2], PRECISION) - log_sum[:, None])
-        grads = row_products(g[0], g[1], v[0], v[1], VALUE_SIZES[2], PRECISION)
+        weights = tl.exp2(logits_of(q, k, biases, seen, scale, SIZES, KEEP, PRECISION) - log_sum[:, None])
+        grads = row_products(g, v, VALUE_SIZES, KEEP, PRECISION)
         grads = _grads_of(weights, grads, products[:, None], seen)
-        d, d_rest = add_weighted(grads, k[0], k[1], d, d_rest, SIZES[2], PRECISION)
-    store_tokens(grad_query, grad_query_strides, batch, head, query_places, inside, d * scale, d_rest * scale, SIZES)
+        d = add_weighted(grads, k, d, SIZES, KEEP, PRECISION)
+    store_tokens(grad_query, grad_query_strides, batch, head, query_places, inside, scaled(d, scale), SIZES)
 
 
 @triton.jit
@@ -218,6 +217,7 @@ def backward_keys(
     SHIFTED: tl.constexpr,
     SIZES: tl.constexpr,
     VALUE_SIZES: tl.constexpr,
+    KEEP: tl.constexpr,
     PRECISION: tl.constexpr,
     QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
@@ -230,28 +230,28 @@ def backward_keys(
     batch, first = window_at(window, length, WINDOW)
     key_places = places_of(keys, first, shift, length, WINDOW, SHIFTED)
     key_region = regions_of(keys, first, shift, length, WINDOW, SHIFTED)
-    k = load_tokens(key, key_strides, batch, head, key_places, inside, SIZES)
-    v = load_tokens(value, value_strides, batch, head, key_places, inside, VALUE_SIZES)
+    k = load_tokens(key, key_strides, batch, head, key_places, inside, SIZES, KEEP)
+    v = load_tokens(value, value_strides, batch, head, key_places, inside, VALUE_SIZES, KEEP)
     lse += (window.to(tl.int64) * heads + head) * TOKENS
     mean += (window.to(tl.int64) * heads + head) * TOKENS
-    dk, dk_rest = zero_rows(KEYS, SIZES[1], SIZES[2])
-    dv, dv_rest = zero_rows(KEYS, VALUE_SIZES[1], VALUE_SIZES[2])
+    dk = zero_rows(KEYS, SIZES)
+    dv = zero_rows(KEYS, VALUE_SIZES)
     for start in range(0, TOKENS, QUERIES):
         queries = start + tl.arange(0, QUERIES)
         places = places_of(queries, first, shift, length, WINDOW, SHIFTED)
         region = regions_of(queries, first, shift, length, WINDOW, SHIFTED)
-        q = load_tokens(query, query_strides, batch, head, places, queries < TOKENS, SIZES)
-        g = load_tokens(grad_out, grad_out_strides, batch, head, places, queries < TOKENS, VALUE_SIZES)
+        q = load_tokens(query, query_strides, batch, head, places, queries < TOKENS, SIZES, KEEP)
+        g = load_tokens(grad_out, grad_out_strides, batch, head, places, queries < TOKENS, VALUE_SIZES, KEEP)
         log_sum = tl.load(lse + queries, mask=queries < TOKENS, other=0.0)
         means = tl.load(mean + queries, mask=queries < TOKENS, other=0.0)
         biases, seen = _biases(bias, head, queries[None, :], keys[:, None], WINDOW), _seen(key_region, region, MASKED)
-        weights = tl.exp2(logits_of(k, q, biases, seen, scale, SIZES[2], PRECISION) - log_sum[None, :])
-        dv, dv_rest = add_weighted(weights, g[0], g[1], dv, dv_rest, VALUE_SIZES[2], PRECISION)
-        grads = row_products(v[0], v[1], g[0], g[1], VALUE_SIZES[2], PRECISION)
+        weights = tl.exp2(logits_of(k, q, biases, seen, scale, SIZES, KEEP, PRECISION) - log_sum[None, :])
+        dv = add_weighted(weights, g, dv, VALUE_SIZES, KEEP, PRECISION)
+        grads = row_products(v, g, VALUE_SIZES, KEEP, PRECISION)
         grads = _grads_of(weights, grads, means[None, :], seen)
-        dk, dk_rest = add_weighted(grads, q[0], q[1], dk, dk_rest, SIZES[2], PRECISION)
-    store_tokens(grad_value, grad_value_strides, batch, head, key_places, inside, dv, dv_rest, VALUE_SIZES)
-    store_tokens(grad_key, grad_key_strides, batch, head, key_places, inside, dk * scale, dk_rest * scale, SIZES)
+        dk = add_weighted(grads, q, dk, SIZES, KEEP, PRECISION)
+    store_tokens(grad_value, grad_value_strides, batch, head, key_places, inside, dv, VALUE_SIZES)
+    store_tokens(grad_key, grad_key_strides, batch, head, key_places, inside, scaled(dk, scale), SIZES)
 
 
 @triton.jit
@@ -280,6 +280,7 @@ def backward_logits(
     SHIFTED: tl.constexpr,
     SIZES: tl.constexpr,
     VALUE_SIZES: tl.constexpr,
+    KEEP: tl.constexpr,
     PRECISION: tl.constexpr,
     QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
@@ -298,18 +299,18 @@ def backward_logits(
         batch, first = window_at(window, length, WINDOW)
         places = places_of(queries, first, shift, length, WINDOW, SHIFTED)
         query_region = regions_of(queries, first, shift, length, WINDOW, SHIFTED)
-        q = load_tokens(query, query_strides, batch, head, places, queries < TOKENS, SIZES)
-        g = load_tokens(grad_out, grad_out_strides, batch, head, places, queries < TOKENS, VALUE_SIZES)
+        q = load_tokens(query, query_strides, batch, head, places, queries < TOKENS, SIZES, KEEP)
+        g = load_tokens(grad_out, grad_out_strides, batch, head, places, queries < TOKENS, VALUE_SIZES, KEEP)
         places = places_of(keys, first, shift, length, WINDOW, SHIFTED)
         region = regions_of(keys, first, shift, length, WINDOW, SHIFTED)
-        k = load_tokens(key, key_strides, batch, head, places, keys < TOKENS, SIZES)
-        v = load_tokens(value, value_strides, batch, head, places, keys < TOKENS, VALUE_SIZES)
+        k = load_tokens(key, key_strides, batch, head, places, keys < TOKENS, SIZES, KEEP)
+        v = load_tokens(value, value_strides, batch, head, places, keys < TOKENS, VALUE_SIZES, KEEP)
         rows = (window.to(tl.int64) * heads + head) * TOKENS + queries
         log_sum = tl.load(lse + rows, mask=queries < TOKENS, other=0.0)
         means = tl.load(mean + rows, mask=queries < TOKENS, other=0.0)
         seen = _seen(query_region, region, MASKED)
-        weights = tl.exp2(logits_of(q, k, biases, seen, scale, SIZES[2], PRECISION) - log_sum[:, None])
-        grads = row_products(g[0], g[1], v[0], v[1], VALUE_SIZES[2], PRECISION)
+        weights = tl.exp2(logits_of(q, k, biases, seen, scale, SIZES, KEEP, PRECISION) - log_sum[:, None])
+        grads = row_products(g, v, VALUE_SIZES, KEEP, PRECISION)
         totals += _grads_of(weights, grads, means[:, None], seen)
     rows = ((place.to(tl.int64) * chunks + chunk) * TOKENS + queries) * TOKENS + rest % key_tiles * KEYS
     inside = (queries < TOKENS)[:, None] & (keys < TOKENS)[None, :]
