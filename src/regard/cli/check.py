@@ -14,6 +14,7 @@ from regard.training.versions import TRAIN_PACKAGES, version
 
 OPTIONAL = {"train": TRAIN_PACKAGES}
 """The optional packages by the extra that installs them."""
+GPU_STATE = "an earlier state of the kernels ran on an NVIDIA H100, this one in Triton's interpreter only"
 
 
 def check() -> None:
@@ -41,8 +42,7 @@ def _installation() -> Table:
     table.add("devices", ", ".join(map(_describe, _devices())))
     table.add("native library", native_library().problem or f"compiled for {native_library().instruction_set}")
     triton = version("triton")
-    kernels = f"Triton {triton}; the kernels were tested on an NVIDIA H100" if triton else "missing: pip install triton"
-    table.add("GPU kernels", kernels)
+    table.add("GPU kernels", f"Triton {triton}; {GPU_STATE}" if triton else "missing: pip install triton")
     for extra, packages in OPTIONAL.items():
         for package in packages:
             table.add(package, version(package) or f"missing: pip install 'regard[{extra}]'")
