@@ -49,12 +49,12 @@ def backward_tiles(architecture: str, dtype: torch.dtype, channels: int, tokens:
     """Choose the tiles of the backward passes for a head dim and a window; one tile holds a small window."""
     if dtype == torch.float32:
         return Tiles(16, 32 if channels <= 64 else 16, 4 if channels <= 128 else 8, 1)
-    is_hopper = architecture == "sm_90"
+    needs_warps = architecture == "sm_80"  # for enough registers
     if tokens <= 64 and channels <= 128:
-        return _whole_window(tokens, 16 if channels <= 32 and is_hopper else 8)
+        return _whole_window(tokens, 8 if channels > 32 or needs_warps else 16)
     if channels > 128:
         return Tiles(32, 32, 8, 1)
-    return Tiles(64, _keys(tokens), 4 if channels <= 64 and is_hopper else 8, 2)
+    return Tiles(64, _keys(tokens), 8 if channels > 64 or needs_warps else 4, 2)
 
 
 def _whole_window(tokens: int, tokens_per_warp: int) -> Tiles:
