@@ -23,7 +23,7 @@ help:
 	@echo "make bench   measure the kernels against their bars (quiet machine, some minutes)"
 	@echo "make table   measure all models in all runtimes, into results.csv (hours; a stopped run continues)"
 	@echo "make costs   measure the mechanisms for the page on costs (quiet machine, some minutes)"
-	@echo "make exports export, check and time every family and mechanism for the page on export (quiet machine, half an hour)"
+	@echo "make exports export, check and time every family and mechanism for the page on export (quiet machine, an hour or two)"
 	@echo "make calibrate measure what 'fuse' replaces by default on this processor's instruction set (quiet machine, some minutes)"
 	@echo "make sanitize run the kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make docs    build the documentation into site/"

@@ -1,6 +1,6 @@
 """Write the tables of the page on export: export every family and mechanism in every format, check it, and time it.
 
-make exports                              # about half an hour; close other programs
+make exports                              # an hour or two; close other programs
 python docs/exports.py --only nat_mini    # renews the rows of one model
 """
 
