@@ -23,7 +23,7 @@ from regard.attention import (
     window_attention,
 )
 from regard.benchmark.flex import attend_neighborhoods
-from regard.benchmark.mechanisms import Measurement
+from regard.benchmark.mechanisms import Measurement, dtype_name
 from regard.benchmark.race import Contender, race
 from regard.errors import OptionError
 
@@ -68,7 +68,7 @@ class Run:
     @property
     def columns(self) -> dict[str, str | int]:
         """Cells by the names of their columns."""
-        return {"shape": self.kernel, "dtype": str(self.dtype).removeprefix("torch."), "device": self.device}
+        return {"shape": self.kernel, "dtype": dtype_name(self.dtype), "device": self.device}
 
 
 def neighborhood(

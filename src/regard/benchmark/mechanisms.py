@@ -39,6 +39,15 @@ class HasColumns(Protocol):
         """Cells by the names of their columns."""
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return what tables call a dtype.
+
+    >>> dtype_name(torch.float32)
+    'float32'
+    """
+    return str(dtype).removeprefix("torch.")
+
+
 @dataclass(frozen=True)
 class Size:
     """The input of a module.
@@ -80,7 +89,7 @@ class Size:
             "dim": self.dim,
             "heads": self.heads,
             "batch": self.batch,
-            "dtype": str(self.dtype).removeprefix("torch."),
+            "dtype": dtype_name(self.dtype),
             "device": self.device,
         }
 

@@ -13,6 +13,7 @@ from torch import Tensor
 DEVICES = ("cuda", "xpu")  # the device types that Triton serves; PyTorch's name for AMD's GPUs is "cuda" too
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_HEAD_DIM = 256
+MAX_FLOAT32_PART = 32  # channels of float32 that a kernel takes at a time
 OLDEST = 8  # the major compute capability from which Triton supports NVIDIA's GPUs
 HAS_TRITON = find_spec("triton") is not None
 
@@ -153,16 +154,19 @@ def sizes(channels: int, widest: int = MAX_HEAD_DIM) -> tuple[int, ...]:
     return channels, *[first] * equal, _rest(channels, equal * first)
 
 
-def rows(dtype: torch.dtype, query_dim: int, value_dim: int) -> dict[str, Constant]:
-    """Return the constants that say how kernels take rows of queries and keys, and of values: see triton_tiles.py."""
-    keep = dtype != torch.float32
-    widest = MAX_HEAD_DIM if keep else 32
-    return {"SIZES": sizes(query_dim, widest), "VALUE_SIZES": sizes(value_dim, widest), "KEEP": keep}
-
-
 def _rest(channels: int, covered: int) -> int:
     """Return the width of the part that has the channels which others have not."""
     return max(16, 1 << max(channels - covered - 1, 0).bit_length())
+
+
+def rows(dtype: torch.dtype, query_dim: int, value_dim: int) -> dict[str, Constant]:
+    """Return the constants that say how kernels take rows of queries and keys, and of values: see triton_tiles.py."""
+    widest = MAX_FLOAT32_PART if dtype == torch.float32 else MAX_HEAD_DIM
+    return {
+        "SIZES": sizes(query_dim, widest),
+        "VALUE_SIZES": sizes(value_dim, widest),
+        "KEEP": dtype != torch.float32,
+    }
 
 
 def multiprocessors(tensor: Tensor) -> int:

@@ -260,7 +260,7 @@ def _channels(is_split: bool, *tensors: Tensor) -> tuple[tuple[int, ...], bool]:
     """Return a head's channels with the widths of the parts they are taken in, and whether heads are contiguous."""
     dim = tensors[0].shape[-1]
     if tensors[0].dtype == torch.float32:
-        parts = launch.sizes(dim, widest=32)
+        parts = launch.sizes(dim, launch.MAX_FLOAT32_PART)
     else:
         parts = launch.sizes(dim) if is_split else (dim, max(16, 1 << (dim - 1).bit_length()))
     return parts, all(tensor.stride()[2:] == (dim, 1) for tensor in tensors)
