@@ -13,10 +13,11 @@ from math import prod
 from pathlib import Path
 
 import torch
-from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import flex_attention
 from triton.testing import do_bench
 
 from regard.attention import TalkingHeadsAttention, WindowAttention, neighborhood_attention
+from regard.benchmark.flex import block_mask, score_mod
 from regard.models import create_model
 
 DEVICE = "cuda"
@@ -89,26 +90,12 @@ def inputs_of(batch, grid, heads, dim, requires_grad=False):
     return [one.detach().requires_grad_(requires_grad) for one in qkv.unbind(-3)]
 
 
-def neighborhood_mask(grid, kernel):
-    """Return the block mask of non-causal neighborhood attention."""
-    width, tokens = grid[1], prod(grid)
-    rows, columns = (
-        (torch.arange(length, device=DEVICE) - kernel // 2).clamp(0, length - kernel) for length in grid
-    )  # the first key of each query
-
-    def inside(batch, head, query, key):
-        row, column = key // width - rows[query // width], key % width - columns[query % width]
-        return (row >= 0) & (row < kernel) & (column >= 0) & (column < kernel)
-
-    return torch.compile(create_block_mask)(inside, None, None, tokens, tokens, device=DEVICE)
-
-
 def neighborhood_2d():
     batch, grid, heads, dim, kernel = 16, (56, 56), 4, 32, 7
     inputs = inputs_of(batch, grid, heads, dim, requires_grad=True)
     ours = partial(neighborhood_attention, *inputs, kernel)
     flat = [one.detach().flatten(1, 2).transpose(1, 2).contiguous().requires_grad_() for one in inputs]
-    mask, compiled = neighborhood_mask(grid, kernel), torch.compile(flex_attention)
+    mask, compiled = block_mask(grid, (kernel, kernel), DEVICE), torch.compile(flex_attention)
     flex = partial(compiled, *flat, block_mask=mask)
     with torch.no_grad():
         torch.testing.assert_close(ours().flatten(1, 2).transpose(1, 2), flex(), atol=2e-2, rtol=2e-2)
@@ -120,8 +107,8 @@ def neighborhood_2d():
     report("neighborhood 2-D forward + backward", ms=mine)
 
     table = torch.randn(heads, 2 * kernel - 1, 2 * kernel - 1, device=DEVICE, requires_grad=True)
-    flat_table = table.detach().flatten(1).requires_grad_()
-    flex = partial(compiled, *flat, score_mod=bias_of(flat_table, grid[1], kernel), block_mask=mask)
+    flex_table = table.detach().clone().requires_grad_()
+    flex = partial(compiled, *flat, score_mod=score_mod(flex_table, grid[1]), block_mask=mask)
 
     def biased():
         return ours(bias=table.bfloat16())
@@ -130,21 +117,9 @@ def neighborhood_2d():
         torch.testing.assert_close(biased().flatten(1, 2).transpose(1, 2), flex(), atol=5e-2, rtol=5e-2)
     both = with_gradients(biased, (*inputs, table), grad)
     mine, busy = milliseconds(both), profile(both)
-    theirs = milliseconds(with_gradients(flex, (*flat, flat_table), grad.flatten(1, 2).transpose(1, 2)))
+    theirs = milliseconds(with_gradients(flex, (*flat, flex_table), grad.flatten(1, 2).transpose(1, 2)))
     case = "neighborhood 2-D forward + backward with bias"
     report(case, ms=mine, flex_ms=theirs, ratio=theirs / mine, busy_ms=busy)
-
-
-def bias_of(table, width, kernel):
-    """Return FlexAttention's `score_mod` that adds a learned relative bias."""
-
-    def add_bias(score, batch, head, query, key):
-        row = key // width - query // width + kernel - 1
-        column = key % width - query % width + kernel - 1
-        inside = (row >= 0) & (row < 2 * kernel - 1) & (column >= 0) & (column < 2 * kernel - 1)
-        return score + table[head, torch.where(inside, row * (2 * kernel - 1) + column, 0)]
-
-    return add_bias
 
 
 def neighborhood_large():

@@ -1,22 +1,28 @@
 """Run the kernels' tests with the GPU kernels, which Triton interprets on the CPU: `make test-triton`.
 
 A pytest plugin. It puts each operator's GPU kernel in the place of its CPU kernel, and keeps the fused calls of the
-contract. Triton's interpreter runs one program after another with NumPy: it shows wrong values and accesses, not races,
-and its products of bfloat16 are wrong, so that calls in bfloat16 are left to GPUs.
+contract. Triton's interpreter runs one program after another with NumPy. Here it computes in bfloat16 as GPUs do
+(interpreter_bfloat16.py), and launches fail that would race on a GPU (interpreter_memory.py).
 """
 
 import os
+from types import SimpleNamespace
 
 import numpy
 import torch
 
 os.environ["TRITON_INTERPRET"] = "1"
 
+import triton.language as tl
+from triton.runtime import interpreter
+
+from gpu.interpreter_bfloat16 import correct_bfloat16
+from gpu.interpreter_memory import watch_memory
 from regard.attention import MECHANISMS  # Triton reads the variable when it is imported
 from regard.attention.neighborhood import gpu_plan as neighborhood
 from regard.attention.talking_heads import gpu as talking_heads
 
-OTHERS = ("test_threads", "test_autocast")  # of the CPU's threads; in bfloat16
+OTHERS = ("test_threads", "test_autocast")  # of the CPU's threads; of the CPU's autocast
 
 
 def pytest_collection_modifyitems(config, items):
@@ -26,15 +32,19 @@ def pytest_collection_modifyitems(config, items):
 
 
 def runs_kernels(item):
-    """Whether a test runs a kernel that the interpreter can."""
+    """Whether a test runs a kernel."""
     parameters = item.callspec.params if hasattr(item, "callspec") else {}
     is_fused = parameters.get("backend") == "fused" and item.originalname not in OTHERS
-    is_fused = is_fused and parameters.get("dtype") not in (torch.bfloat16, torch.float64)
-    return is_fused or item.path.name == "test_interpreted.py"
+    is_fused = is_fused and parameters.get("dtype") != torch.float64
+    return is_fused or item.path.name in ("test_interpreted.py", "test_interpreter.py")
 
 
 def pytest_configure(config):
     numpy.seterr(all="ignore")  # a GPU does not warn of infinities and NaNs
+    torch.use_deterministic_algorithms(True, warn_only=True)  # which fills new memory with NaNs
+    interpret_fast()
+    correct_bfloat16()
+    watch_memory()
     for mechanism in MECHANISMS:
         if mechanism.operator and "cuda" in mechanism.operator.kernels:
             mechanism.operator.kernels["cpu"] = mechanism.operator.kernels["cuda"]
@@ -43,3 +53,15 @@ def pytest_configure(config):
     own_tiles = talking_heads.choose_tiles
     talking_heads.choose_tiles = lambda *call: own_tiles(*call)._replace(own=32, other=32)
     neighborhood.forward_tiles = neighborhood.backward_tiles = lambda *_: neighborhood.Tiles(32, 32, 4, 1)
+
+
+def interpret_fast():
+    """Leave out two thirds of the interpreter's work.
+
+    It replaces Triton's language at every call of a function in a kernel, where once is enough, and computes every
+    operation of integers again in 64 bits, for a check of overflows that it then does not make.
+    """
+    interpreter._patch_lang(SimpleNamespace(__globals__={"tl": tl, "core": tl.core}))
+    replaced = interpreter._LangPatchScope()
+    interpreter._patch_lang = lambda function: replaced
+    interpreter.interpreter_builder.options = interpreter.InterpreterOptions(sanitize_overflow=False)

@@ -10,7 +10,7 @@ from drawing import draw_single
 from regard.attention import neighborhood_attention, talking_heads_attention, window_attention
 
 pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="for Triton's interpreter")
-dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 
 
 def tensors(dtype, query, value_dim=None, **others):

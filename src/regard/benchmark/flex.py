@@ -21,19 +21,12 @@ def attend_neighborhoods(
         bias: `[nh, 2 * rows - 1, 2 * columns - 1]`, the relative bias, or None.
         device: of the tensors.
     """
-    mask, width = block_mask(grid, kernel_size, device), grid[1]
-    rows, columns = kernel_size
+    mask, add_bias = block_mask(grid, kernel_size, device), None if bias is None else score_mod(bias, grid[1])
     compiled = torch.compile(flex_attention, dynamic=False)
-
-    def add_bias(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        assert bias is not None
-        row = (key // width - query // width + rows - 1).clamp(0, 2 * rows - 2)
-        column = (key % width - query % width + columns - 1).clamp(0, 2 * columns - 2)
-        return score + bias[head, row, column]
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         first, second, third = (one.flatten(1, 2).transpose(1, 2) for one in (query, key, value))
-        out = compiled(first, second, third, score_mod=None if bias is None else add_bias, block_mask=mask)
+        out = compiled(first, second, third, score_mod=add_bias, block_mask=mask)
         assert isinstance(out, Tensor)
         return out.transpose(1, 2).unflatten(1, tuple(grid))
 
@@ -53,3 +46,15 @@ def block_mask(grid: Sequence[int], kernel_size: Sequence[int], device: str) -> 
         return (row >= 0) & (row < kernel_size[0]) & (column >= 0) & (column < kernel_size[1])
 
     return create_block_mask(inside, None, None, tokens, tokens, device=device)
+
+
+def score_mod(bias: Tensor, width: int) -> Callable[..., Tensor]:
+    """Return the function that adds a relative bias, `[nh, 2 * rows - 1, 2 * columns - 1]`, on grids of this width."""
+    rows, columns = bias.shape[1:]
+
+    def add_bias(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        row = (key // width - query // width + rows // 2).clamp(0, rows - 1)
+        column = (key % width - query % width + columns // 2).clamp(0, columns - 1)
+        return score + bias[head, row, column]
+
+    return add_bias

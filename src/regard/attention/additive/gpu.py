@@ -57,17 +57,18 @@ def backward(
     problem = _problem(query)
     query_pools, key_pools = (_pools(query, problem, has_scores=True) for _ in range(2))
     key_sums, query_sums = (torch.empty_like(query_pools.contexts) for _ in range(2))
+    query_scores, key_scores = (torch.empty_like(query_pools.scores) for _ in range(2))  # their gradients
     queries = shares.scratch(query, query.shape[0], query.shape[-2] * query.shape[-1])
     _pool(problem, query, weights[0], scale, query_pools, grad_out=out, sums=key_sums)
     _pool(problem, key, weights[1], scale, key_pools, queries=query_pools)
     pools = (*query_pools[:2], *key_pools[:2])
-    tensors = (grad_key, key, weights[1], key_pools.scores, *pools, key_sums, query_sums, queries)
+    tensors = (grad_key, key, weights[1], key_pools.scores, key_scores, *pools, key_sums, query_sums, queries)
     problem.launch("backward_key", *tensors, grad_key.stride(), key.stride(), *problem.sizes, problem.heads, scale)
-    inputs = (grad_query, query, out, weights[0], query_pools.scores, *pools, query_sums)
+    inputs = (grad_query, query, out, weights[0], query_pools.scores, query_scores, *pools, query_sums)
     steps = (grad_query.stride(), query.stride(), out.stride())
     problem.launch("backward_query", *inputs, *steps, *problem.sizes, problem.heads, scale)
-    _fill_weight_grad(grads[2], query_pools.scores, query, None, scale)
-    _fill_weight_grad(grads[3], key_pools.scores, key, queries, scale)
+    _fill_weight_grad(grads[2], query_scores, query, None, scale)
+    _fill_weight_grad(grads[3], key_scores, key, queries, scale)
     for grad_weight, grad_bias in zip(grads[2:4], grads[4:6], strict=True):
         fill_canceled(grad_bias, grad_weight)
 

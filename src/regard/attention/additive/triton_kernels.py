@@ -114,6 +114,7 @@ def backward_key(
     key,
     weight,
     scores_pointer,
+    score_grads_pointer,
     query_contexts,
     query_statistics,
     key_contexts,
@@ -130,7 +131,7 @@ def backward_key(
     scale,
     SHAPE: tl.constexpr,
 ):
-    """Write the gradients of a part's keys, and of their scores to the place of the scores.
+    """Write the gradients of a part's keys and of their scores.
 
     It reads the gradient of the global key, joined from `key_sums`. It writes the part's share in the gradient of the
     global query to `query_sums`, and the global query to `queries`.
@@ -153,7 +154,7 @@ def backward_key(
         weights = tl.exp(scores - base[None, :]) / total[None, :]
         products = rows * query[None, :, :]
         score_grads = pooling.softmax_backward(weights, products, context, context_grad)
-        pooling.store_scores(scores_pointer, batch * count + tokens, inside, score_grads, SHAPE)
+        pooling.store_scores(score_grads_pointer, batch * count + tokens, inside, score_grads, SHAPE)
         grads = context_grad[None, :, :] * weights[:, :, None]
         grads += score_rows_backward(score_grads, weight, num_heads, scale, SHAPE)
         query_grad += grads * rows
@@ -168,6 +169,7 @@ def backward_query(
     grad_out,
     weight,
     scores_pointer,
+    score_grads_pointer,
     query_contexts,
     query_statistics,
     key_contexts,
@@ -183,7 +185,7 @@ def backward_query(
     scale,
     SHAPE: tl.constexpr,
 ):
-    """Write the gradients of a part's queries, and of their scores to the place of the scores."""
+    """Write the gradients of a part's queries and of their scores."""
     place = tl.program_id(0).to(tl.int64)
     batch, first = place // parts, place // parts * parts
     _, total, key = pooling.join_pools(key_contexts, key_statistics, first, parts, SHAPE)
@@ -198,7 +200,7 @@ def backward_query(
         scores = pooling.load_scores(scores_pointer, batch * count + tokens, inside, SHAPE)
         weights = tl.exp(scores - base[None, :]) / total[None, :]
         score_grads = pooling.softmax_backward(weights, rows, context, context_grad)
-        pooling.store_scores(scores_pointer, batch * count + tokens, inside, score_grads, SHAPE)
+        pooling.store_scores(score_grads_pointer, batch * count + tokens, inside, score_grads, SHAPE)
         grads = context_grad[None, :, :] * weights[:, :, None]
         grads += score_rows_backward(score_grads, weight, num_heads, scale, SHAPE)
         grads += pooling.load_tile(grad_out, out_steps, batch, tokens, inside, SHAPE) * key[None, :, :]

@@ -23,6 +23,21 @@ def again(start):
 
 
 @triton.jit
+def group_of(program, HEADS: tl.constexpr, GROUP: tl.constexpr):
+    """Return the first head of a program's group, and how many of its heads the group before it has too.
+
+    The last group ends with the last head. A program leaves the heads that it shares to the group before.
+    """
+    groups: tl.constexpr = (HEADS + GROUP - 1) // GROUP
+    first = program % groups * GROUP
+    begin = tl.minimum(first, HEADS - GROUP)
+    shared = 0
+    if HEADS % GROUP > 0:
+        shared = first - begin
+    return begin, shared
+
+
+@triton.jit
 def head_place(head: tl.constexpr, strides, CHANNELS: tl.constexpr):
     """Return where a head begins in a token: where possible a constant, which needs no registers."""
     if CHANNELS[1]:
@@ -67,11 +82,11 @@ def zero_heads(ROWS: tl.constexpr, HEADS: tl.constexpr, CHANNELS: tl.constexpr):
 
 
 @triton.jit
-def store_heads(pointer, places, inside, strides, heads, factor, HEADS: tl.constexpr, CHANNELS: tl.constexpr):
-    """Store the rows of every head, multiplied by a factor."""
+def store_heads(pointer, places, inside, strides, heads, shared, factor, HEADS: tl.constexpr, CHANNELS: tl.constexpr):
+    """Store the rows of every head but the first `shared`, multiplied by a factor."""
     for head in tl.static_range(HEADS):
         offsets = places + head_place(head, strides, CHANNELS)
-        store_rows(pointer, offsets, inside, strides[3], scaled(heads[head], factor), CHANNELS[0])
+        store_rows(pointer, offsets, inside & (shared <= head), strides[3], scaled(heads[head], factor), CHANNELS[0])
 
 
 @triton.jit

@@ -14,6 +14,7 @@ import triton.language as tl
 from regard.attention.talking_heads.triton_heads import (
     add_products,
     again,
+    group_of,
     head_products,
     load_heads,
     load_statistics,
@@ -67,12 +68,11 @@ def statistics(
 ):
     """Store the log-sum-exps `[B, h, N]` and, in a backward pass, the mean gradients of the weights, `delta`.
 
-    A program has BLOCK_M queries and GROUP softmax heads. The last group ends with the last head, and may share heads
-    with the group before: both store the same numbers. So do groups in the other kernels.
+    A program has BLOCK_M queries and GROUP softmax heads.
     """
     tiles = tl.cdiv(queries, BLOCK_M)
     groups: tl.constexpr = (HEADS[1] + GROUP - 1) // GROUP
-    begin = tl.minimum(tl.program_id(0) // tiles % groups * GROUP, HEADS[1] - GROUP)
+    begin, shared = group_of(tl.program_id(0) // tiles, HEADS[1], GROUP)
     batch = (tl.program_id(0) // tiles // groups).to(tl.int64)
     rows = (tl.program_id(0) % tiles) * BLOCK_M + tl.arange(0, BLOCK_M)
     exists = rows < queries
@@ -110,7 +110,9 @@ def statistics(
     places = (batch * HEADS[1] + begin) * queries + rows
     if lse_maxima is not None:
         lse_maxima += places
-    store_statistics(lse + places, lse_maxima, delta + places, queries, exists, maxima, sums, dots, GROUP, HAS_GRAD)
+    store_statistics(
+        lse + places, lse_maxima, delta + places, queries, exists, maxima, sums, dots, shared, GROUP, HAS_GRAD
+    )
 
 
 @triton.jit
@@ -147,7 +149,8 @@ def weighted_sums(
     """
     tiles = tl.cdiv(own_count, BLOCK_M)
     groups: tl.constexpr = (HEADS[2] + GROUP - 1) // GROUP
-    begin = tl.minimum(tl.program_id(0) // tiles % groups * GROUP, HEADS[2] - GROUP).to(tl.int64)
+    begin, shared = group_of(tl.program_id(0) // tiles, HEADS[2], GROUP)
+    begin = begin.to(tl.int64)
     batch = (tl.program_id(0) // tiles // groups).to(tl.int64)
     rows = (tl.program_id(0) % tiles) * BLOCK_M + tl.arange(0, BLOCK_M)
     exists = rows < own_count
@@ -189,7 +192,7 @@ def weighted_sums(
             )  # fmt: skip
         totals = add_products(totals, weights, loaded, GROUP, VALUE, PRECISION, KEEP)
     places = row_places(batch, rows, out_strides)
-    store_heads(out, places, exists, out_strides, totals, 1.0, GROUP, VALUE)
+    store_heads(out, places, exists, out_strides, totals, shared, 1.0, GROUP, VALUE)
 
 
 @triton.jit
@@ -232,7 +235,8 @@ def token_grads(
     """
     tiles = tl.cdiv(own_count, BLOCK_M)
     groups: tl.constexpr = (HEADS[0] + GROUP - 1) // GROUP
-    begin = tl.minimum(tl.program_id(0) // tiles % groups * GROUP, HEADS[0] - GROUP).to(tl.int64)
+    begin, shared = group_of(tl.program_id(0) // tiles, HEADS[0], GROUP)
+    begin = begin.to(tl.int64)
     batch = (tl.program_id(0) // tiles // groups).to(tl.int64)
     rows = (tl.program_id(0) % tiles) * BLOCK_M + tl.arange(0, BLOCK_M)
     exists = rows < own_count
@@ -278,7 +282,7 @@ def token_grads(
             other = load_heads(other_tokens, places, inside, other_strides, GROUP, PRODUCT, KEEP)
         totals = add_products(totals, rounded, other, GROUP, PRODUCT, PRECISION, KEEP)
     places = row_places(batch, rows, out_strides) + begin * out_strides[2]
-    store_heads(out, places, exists, out_strides, totals, scale, GROUP, PRODUCT)
+    store_heads(out, places, exists, out_strides, totals, shared, scale, GROUP, PRODUCT)
 
 
 @triton.jit
@@ -319,7 +323,7 @@ def mix_grads(
     """
     tiles = tl.cdiv(queries, BLOCK_M)
     groups: tl.constexpr = (HEADS[1] + GROUP - 1) // GROUP
-    begin = tl.minimum(tl.program_id(0) // tiles % groups * GROUP, HEADS[1] - GROUP)
+    begin, shared = group_of(tl.program_id(0) // tiles, HEADS[1], GROUP)
     batch = (tl.program_id(0) // tiles // groups).to(tl.int64)
     rows = (tl.program_id(0) % tiles) * BLOCK_M + tl.arange(0, BLOCK_M)
     exists = rows < queries
@@ -356,7 +360,7 @@ def mix_grads(
             HEADS[0], HEADS[1], HEADS[2], EVEN, GROUP, THREADS, BLOCK_M * BLOCK_N // THREADS,
         )  # fmt: skip
     row = batch * tiles + tl.program_id(0) % tiles
-    store_sums(logits_sums + (row * HEADS[1] + begin) * HEADS[0], sums[0], GROUP * HEADS[0])
-    store_sums(weights_sums + (row * HEADS[1] + begin) * HEADS[2], sums[1], GROUP * HEADS[2])
+    store_sums(logits_sums + (row * HEADS[1] + begin) * HEADS[0], sums[0], shared * HEADS[0], GROUP * HEADS[0])
+    store_sums(weights_sums + (row * HEADS[1] + begin) * HEADS[2], sums[1], shared * HEADS[2], GROUP * HEADS[2])
     if begin == 0:
-        store_sums(bias_sums + row * HEADS[2], sums[2], HEADS[2])
+        store_sums(bias_sums + row * HEADS[2], sums[2], 0, HEADS[2])

@@ -22,10 +22,10 @@ def partial_sums(tile, THREADS: tl.constexpr, NUMBERS: tl.constexpr):
 
 
 @triton.jit
-def store_sums(pointer, sums, COUNT: tl.constexpr):
-    """Store the sum of every vector, one after another."""
+def store_sums(pointer, sums, skipped, COUNT: tl.constexpr):
+    """Store the sum of every vector but the first `skipped`, one after another."""
     for place in tl.static_range(COUNT):
-        tl.store(pointer + place, tl.sum(sums[place], axis=0))
+        tl.store(pointer + place, tl.sum(sums[place], axis=0), mask=skipped <= place)
 
 
 @triton.jit
@@ -56,17 +56,18 @@ def add_to_statistics(
 
 @triton.jit
 def store_statistics(
-    lse, maxima_at, delta, queries, exists, maxima, sums, dots, HEADS: tl.constexpr, HAS_GRAD: tl.constexpr
+    lse, maxima_at, delta, queries, exists, maxima, sums, dots, shared, HEADS: tl.constexpr, HAS_GRAD: tl.constexpr
 ):
-    """Store what `add_to_statistics` has added, head after head."""
+    """Store what `add_to_statistics` has added, head after head, but the first `shared`."""
     for head in tl.static_range(HEADS):
+        mask = exists & (shared <= head)
         if maxima_at is None:
-            tl.store(lse + head * queries, tl.log2(sums[head]) + maxima[head], mask=exists)
+            tl.store(lse + head * queries, tl.log2(sums[head]) + maxima[head], mask=mask)
         else:
-            tl.store(lse + head * queries, tl.log2(sums[head]), mask=exists)
-            tl.store(maxima_at + head * queries, maxima[head], mask=exists)
+            tl.store(lse + head * queries, tl.log2(sums[head]), mask=mask)
+            tl.store(maxima_at + head * queries, maxima[head], mask=mask)
         if HAS_GRAD:
-            tl.store(delta + head * queries, dots[head] / sums[head], mask=exists)
+            tl.store(delta + head * queries, dots[head] / sums[head], mask=mask)
 
 
 @triton.jit
