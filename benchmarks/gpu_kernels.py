@@ -16,6 +16,7 @@ import torch
 from torch.nn.attention.flex_attention import flex_attention
 from triton.testing import do_bench
 
+from gpu_atomics import atomic_bias_gradients
 from regard.attention import TalkingHeadsAttention, WindowAttention, neighborhood_attention
 from regard.benchmark.flex import block_mask, score_mod
 from regard.models import create_model
@@ -55,19 +56,23 @@ def with_gradients(call, inputs, grad):
     return both
 
 
-def profile(call, count=5):
-    """Return the device's busy milliseconds per call, and the kernels that take most of them."""
+def device_times(call, count=5):
+    """Return the device's milliseconds per call in each kernel, by name."""
     call()
     torch.cuda.synchronize()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as found:
         for _ in range(count):
             call()
         torch.cuda.synchronize()
-    events = [(event.key, event.device_time_total / 1000 / count) for event in found.key_averages()]
-    events.sort(key=lambda event: -event[1])
-    for name, time in events[:7]:
+    return {event.key: event.device_time_total / 1000 / count for event in found.key_averages()}
+
+
+def profile(call, count=5):
+    """Return the device's busy milliseconds per call, and print the kernels that take most of them."""
+    times = device_times(call, count)
+    for name, time in sorted(times.items(), key=lambda one: -one[1])[:7]:
         print(f"    {time:8.4f} ms {name[:90]}", flush=True)
-    return sum(time for _, time in events)
+    return sum(times.values())
 
 
 def ceilings():
@@ -120,6 +125,23 @@ def neighborhood_2d():
     theirs = milliseconds(with_gradients(flex, (*flat, flex_table), grad.flatten(1, 2).transpose(1, 2)))
     case = "neighborhood 2-D forward + backward with bias"
     report(case, ms=mine, flex_ms=theirs, ratio=theirs / mine, busy_ms=busy)
+
+
+def bias_gradient():
+    """Compare the bias' gradient, summed in a fixed order, with the same sums added atomically."""
+    query, key, value = inputs_of(16, (56, 56), 4, 32, requires_grad=True)
+    bias = torch.randn(4, 13, 13, device=DEVICE, dtype=torch.bfloat16, requires_grad=True)
+    grad = torch.randn_like(query)
+
+    def both():
+        return torch.autograd.grad(neighborhood_attention(query, key, value, 7, bias=bias), (query, bias), grad)
+
+    times, (_, expected) = device_times(both), both()
+    with atomic_bias_gradients():
+        atomic_times, (_, other) = device_times(both), both()
+    torch.testing.assert_close(other, expected, atol=5e-2, rtol=5e-2)
+    ours, atomic = times["gradients_by_place"] + times["sum_by_entry"], atomic_times["gradients_by_atomics"]
+    report("bias gradient in a fixed order over atomic", ms=ours, atomic_ms=atomic, ratio=ours / atomic)
 
 
 def neighborhood_large():
@@ -214,7 +236,7 @@ def training():
     )
 
 
-PARTS = (ceilings, neighborhood_2d, neighborhood_large, talking_heads, window, training)
+PARTS = (ceilings, neighborhood_2d, bias_gradient, neighborhood_large, talking_heads, window, training)
 
 
 def main():

@@ -12,7 +12,7 @@ from multiprocessing import get_context
 
 import torch
 
-from gpu_kernels import inputs_of, with_gradients
+from gpu_kernels import device_times, inputs_of, with_gradients
 from regard.attention import neighborhood_attention
 from regard.attention.neighborhood import gpu_plan as gpu
 
@@ -64,16 +64,9 @@ def compile_kernels(name, tiles):
     return ""
 
 
-def busy(call, count=3):
+def busy(call):
     """Return the device's milliseconds per call in each of the mechanism's kernels, by name."""
-    call()
-    torch.cuda.synchronize()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as found:
-        for _ in range(count):
-            call()
-        torch.cuda.synchronize()
-    times = {event.key: event.device_time_total / 1000 / count for event in found.key_averages()}
-    return {name: time_ms for name, time_ms in times.items() if name in NAMES}
+    return {name: time_ms for name, time_ms in device_times(call, 3).items() if name in NAMES}
 
 
 def main():

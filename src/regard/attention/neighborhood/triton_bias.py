@@ -16,12 +16,18 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 @triton.jit
 def load_table(bias, head, keys, queries, KERNEL: tl.constexpr):
     """Load the entries of pairs from the relative table; 0 for pairs without. Members are laid out for broadcasting."""
+    entry, near = table_entries(head, keys, queries, KERNEL)
+    return tl.load(bias + entry, mask=near, other=0.0)
+
+
+@triton.jit
+def table_entries(head, keys, queries, KERNEL: tl.constexpr):
+    """Return the places of pairs in the relative table, and which of them have one."""
     center: tl.constexpr = ((KERNEL[0] - 1) * (2 * KERNEL[1] - 1) + KERNEL[1] - 1) * (2 * KERNEL[2] - 1) + KERNEL[2] - 1
     entries: tl.constexpr = (2 * KERNEL[0] - 1) * (2 * KERNEL[1] - 1) * (2 * KERNEL[2] - 1)
     near = (tl.abs(keys[0] - queries[0]) < KERNEL[0]) & (tl.abs(keys[1] - queries[1]) < KERNEL[1])
     near &= tl.abs(keys[2] - queries[2]) < KERNEL[2]
-    entry = _entry(keys, KERNEL) - _entry(queries, KERNEL)
-    return tl.load(bias + (head * entries + center) + entry, mask=near, other=0.0)
+    return (head * entries + center) + (_entry(keys, KERNEL) - _entry(queries, KERNEL)), near
 
 
 @triton.jit
@@ -66,14 +72,15 @@ def pair_bias(
         place = place * PLACES[1] + (key_start[1] - query_start[1] - FIRST[1]) // STEP[1]
         place = place * PLACES[2] + (key_start[2] - query_start[2] - FIRST[2]) // STEP[2]
         tile = (head * (PLACES[0] * PLACES[1] * PLACES[2]) + place).to(tl.int64)
-        loaded = tl.load(bias + tile * (ROWS * COLUMNS) + _elements(ROWS, COLUMNS))
+        loaded = tl.load(bias + tile * (ROWS * COLUMNS) + elements(ROWS, COLUMNS))
     else:
         loaded = load_table(bias, head, keys, queries, KERNEL)
     return loaded.to(tl.float32) * LOG2_E
 
 
 @triton.jit
-def _elements(ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def elements(ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Return the places of a tile's elements in contiguous memory."""
     return tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
 
 
@@ -102,4 +109,4 @@ def expand_bias(
         loaded = load_table(bias, head, in_columns(keys), in_rows(queries), KERNEL)
     ROWS: tl.constexpr = loaded.shape[0]
     COLUMNS: tl.constexpr = loaded.shape[1]
-    tl.store(expanded + program.to(tl.int64) * (ROWS * COLUMNS) + _elements(ROWS, COLUMNS), loaded)
+    tl.store(expanded + program.to(tl.int64) * (ROWS * COLUMNS) + elements(ROWS, COLUMNS), loaded)

@@ -8,7 +8,7 @@ programs write to one number, and no sum has an order of chance.
 import triton
 import triton.language as tl
 
-from regard.attention.neighborhood.triton_bias import LOG2_E, load_table
+from regard.attention.neighborhood.triton_bias import LOG2_E, elements, load_table
 from regard.attention.neighborhood.triton_geometry import (
     exist,
     in_columns,
@@ -65,12 +65,56 @@ def gradients_by_place(
 ):
     """Fill one tile of `partial`, `[heads, places, chunks, queries, keys]`: one head and place, each chunk-th tile."""
     program = tl.program_id(0)
+    head, ahead, chunk = place_of(program, first_place, places, first_head, chunks, KEYS)
+    tensors = query, key, value, bias, largest_logit, log_total, delta, grad_out
+    all_strides = query_strides, key_strides, value_strides, grad_out_strides, statistics_strides
+    sums = sums_at_place(
+        tensors, all_strides, length, dilation, head, ahead, chunk, tiles, chunks, scale,
+        KERNEL, STRIDE, CAUSAL, RANK, TILE, KEYS, SIZES, VALUE_SIZES, KEEP, PRECISION, LARGE,
+    )  # fmt: skip
+    partial += program.to(tl.int64) * (sums.shape[0] * sums.shape[1])
+    tl.store(partial + elements(sums.shape[0], sums.shape[1]), sums)
+
+
+@triton.jit
+def place_of(program, first_place, places, first_head, chunks, KEYS: tl.constexpr):
+    """Return a program's head, how far its keys are ahead of its queries, in members, and its first tile of queries."""
     chunk, rest = program % chunks, program // chunks
     place, head = rest % (places[0] * places[1] * places[2]), first_head + rest // (places[0] * places[1] * places[2])
     ahead_0 = first_place[0] + place // (places[1] * places[2]) * KEYS[0]
     ahead_1 = first_place[1] + place // places[2] % places[1] * KEYS[1]
     ahead_2 = first_place[2] + place % places[2] * KEYS[2]
-    queries, keys = tile_members((0, 0, 0), TILE), tile_members((ahead_0, ahead_1, ahead_2), KEYS)
+    return head, (ahead_0, ahead_1, ahead_2), chunk
+
+
+@triton.jit
+def sums_at_place(
+    tensors,
+    all_strides,
+    length,
+    dilation,
+    head,
+    ahead,
+    chunk,
+    tiles,
+    chunks,
+    scale,
+    KERNEL: tl.constexpr,
+    STRIDE: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    RANK: tl.constexpr,
+    TILE: tl.constexpr,
+    KEYS: tl.constexpr,
+    SIZES: tl.constexpr,
+    VALUE_SIZES: tl.constexpr,
+    KEEP: tl.constexpr,
+    PRECISION: tl.constexpr,
+    LARGE: tl.constexpr,
+):
+    """Add up the gradients of logits of each chunk-th tile of queries with the keys `ahead`, `[queries, keys]`."""
+    query, key, value, bias, largest_logit, log_total, delta, grad_out = tensors
+    query_strides, key_strides, value_strides, grad_out_strides, statistics_strides = all_strides
+    queries, keys = tile_members((0, 0, 0), TILE), tile_members(ahead, KEYS)
     own_bias = load_table(bias, head, in_columns(keys), in_rows(queries), KERNEL).to(tl.float32) * LOG2_E
 
     ROWS: tl.constexpr = TILE[0] * TILE[1] * TILE[2]
@@ -80,7 +124,7 @@ def gradients_by_place(
         batch, _head, groups, first = unravel(tile, 1, length, dilation, TILE, (0, 0, 0))
         members = members_of(groups, length, dilation)
         low, high = keys_of(first, members, TILE, KERNEL, STRIDE, CAUSAL)
-        start = (first[0] + ahead_0, first[1] + ahead_1, first[2] + ahead_2)
+        start = (first[0] + ahead[0], first[1] + ahead[1], first[2] + ahead[2])
         if _meet(start, low, high, KEYS):
             rows, columns = tile_members(first, TILE), tile_members(start, KEYS)
             there = exist(rows, members)
@@ -103,8 +147,7 @@ def gradients_by_place(
             grads = row_products(g, v, VALUE_SIZES, KEEP, PRECISION)
             _weights, grads = weights_and_gradients(logits, largest, log_sum, grads, means, visible)
             sums += grads
-    partial += program.to(tl.int64) * (ROWS * COLUMNS)
-    tl.store(partial + tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :], sums)
+    return sums
 
 
 @triton.jit
