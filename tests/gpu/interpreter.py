@@ -23,6 +23,7 @@ from regard.attention.neighborhood import gpu_plan as neighborhood
 from regard.attention.talking_heads import gpu as talking_heads
 
 OTHERS = ("test_threads", "test_autocast")  # of the CPU's threads; of the CPU's autocast
+WHOLE = ("test_interpreted.py", "test_interpreter.py", "test_kernel_nonfinite.py")  # every test runs kernels
 
 
 def pytest_collection_modifyitems(config, items):
@@ -35,8 +36,7 @@ def runs_kernels(item):
     """Whether a test runs a kernel."""
     parameters = item.callspec.params if hasattr(item, "callspec") else {}
     is_fused = parameters.get("backend") == "fused" and item.originalname not in OTHERS
-    is_fused = is_fused and parameters.get("dtype") != torch.float64
-    return is_fused or item.path.name in ("test_interpreted.py", "test_interpreter.py")
+    return (is_fused or item.path.name in WHOLE) and parameters.get("dtype") != torch.float64
 
 
 def pytest_configure(config):

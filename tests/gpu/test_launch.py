@@ -1,5 +1,6 @@
 """What can be said of the GPU kernels without a GPU: why none serves, and how a call is divided."""
 
+from contextlib import nullcontext
 from math import prod
 from types import SimpleNamespace
 
@@ -10,13 +11,35 @@ from regard.attention.neighborhood.gpu_plan import box
 from regard.gpu import launch
 
 
-def test_triton_is_missing(monkeypatch):
-    monkeypatch.setattr(launch, "HAS_TRITON", False)
+@pytest.fixture
+def triton(monkeypatch):
+    """Set the version of Triton that seems to be installed."""
+
+    def set_version(version):
+        monkeypatch.setattr(launch, "triton_version", lambda: version)
+
+    set_version(launch.OLDEST_TRITON)
+    return set_version
+
+
+def test_triton_is_missing(triton):
+    triton(None)
     assert launch.reasons(torch.zeros(1)) == ["Triton is not installed; install it with: pip install triton"]
 
 
-def test_reasons(monkeypatch):
-    monkeypatch.setattr(launch, "HAS_TRITON", True)
+def test_triton_is_too_old(triton):
+    triton((3, 4))
+    assert launch.reasons(torch.zeros(1)) == ["the GPU kernels need Triton 3.5, and 3.4 is installed"]
+    triton((4, 0))
+    assert launch.reasons(torch.zeros(1)) == []
+
+
+def test_version_of_triton():
+    version = pytest.importorskip("triton").__version__
+    assert version.startswith(".".join(map(str, launch.triton_version())))
+
+
+def test_reasons(triton):
     assert launch.head_reasons(torch.zeros(2, 256), torch.zeros(2, 8)) == []
     assert launch.head_reasons(torch.zeros(2, 8), torch.zeros(2, 257)) == ["heads have more than 256 channels"]
     (reason,) = launch.reasons(torch.zeros(1, dtype=torch.float64))
@@ -24,8 +47,7 @@ def test_reasons(monkeypatch):
 
 
 @pytest.mark.parametrize(("major", "is_served"), [(7, False), (8, True), (12, True)])
-def test_old_gpus(monkeypatch, major, is_served):
-    monkeypatch.setattr(launch, "HAS_TRITON", True)
+def test_old_gpus(monkeypatch, triton, major, is_served):
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=major))
     tensor = SimpleNamespace(dtype=torch.float16, device=torch.device("cuda", 0))
@@ -70,3 +92,40 @@ def test_boxes(members, positions):
     sides = box(positions, members)
     assert 16 <= prod(sides) <= positions
     assert all(side < 2 * length for side, length in zip(sides[:-1], members[:-1], strict=True))
+
+
+def test_precision_follows_pytorch():
+    """Also where it was set the way that makes `torch.get_float32_matmul_precision` raise an error."""
+    tensor, matmul = SimpleNamespace(dtype=torch.float32, device=torch.device("cuda", 0)), torch.backends.cuda.matmul
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("highest")
+        assert launch.precision(tensor) == "tf32x3"
+        torch.set_float32_matmul_precision("high")
+        assert launch.precision(tensor) == "tf32"
+        if hasattr(matmul, "fp32_precision"):
+            torch.set_float32_matmul_precision("highest")
+            matmul.fp32_precision = "tf32"
+            assert launch.precision(tensor) == "tf32"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_forms_are_kept_within_limits(monkeypatch):
+    """A program of many shapes does not keep a form of each."""
+    monkeypatch.setattr(launch, "MAX_FORMS", 3)
+    kernels = launch.Kernels("a file")
+    monkeypatch.setattr(kernels, "_kernel", lambda name: Launched())
+    monkeypatch.setattr(torch, "meta", SimpleNamespace(device_of=lambda tensor: nullcontext()), raising=False)
+    for size in range(10):
+        kernels.launch("one", 1, torch.empty(1, device="meta"), size)
+        assert len(kernels._compiled) <= 3
+
+
+class Launched:
+    """A kernel that can be launched and does nothing."""
+
+    params = ()
+
+    def __getitem__(self, grid):
+        return lambda *arguments, **constants: self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, TypeAlias
@@ -15,7 +16,8 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_HEAD_DIM = 256
 MAX_FLOAT32_PART = 32  # channels of float32 that a kernel takes at a time
 OLDEST = 8  # the major compute capability from which Triton supports NVIDIA's GPUs
-HAS_TRITON = find_spec("triton") is not None
+OLDEST_TRITON = (3, 5)  # from here on, kernels can take tuples as these do
+MAX_FORMS = 4096  # compiled forms that are kept per file
 
 Argument: TypeAlias = "Tensor | int | float | Sequence[int] | None"
 Constant: TypeAlias = "int | bool | str | tuple[Constant, ...]"
@@ -23,9 +25,11 @@ Constant: TypeAlias = "int | bool | str | tuple[Constant, ...]"
 
 def reasons(tensor: Tensor) -> list[str]:
     """Return the reasons why no Triton kernel can run on a tensor like this; empty if one can."""
-    found = []
-    if not HAS_TRITON:
+    found, installed = [], triton_version()
+    if installed is None:
         found.append("Triton is not installed; install it with: pip install triton")
+    elif installed < OLDEST_TRITON:
+        found.append(f"the GPU kernels need Triton {_dotted(OLDEST_TRITON)}, and {_dotted(installed)} is installed")
     if tensor.dtype not in DTYPES:
         found.append(f"the GPU kernels serve float32, bfloat16 and float16, not {tensor.dtype}")
     if tensor.device.type == "cuda" and not torch.version.hip:
@@ -33,6 +37,19 @@ def reasons(tensor: Tensor) -> list[str]:
         if major < OLDEST:
             found.append(f"Triton needs compute capability {OLDEST}.0, and this GPU's is {major}.x")
     return found
+
+
+@cache
+def triton_version() -> tuple[int, int] | None:
+    """Return the installed version of Triton, (major, minor); None without it."""
+    if find_spec("triton") is None:
+        return None
+    major, minor, *_ = import_module("triton").__version__.split(".")
+    return int(major), int(minor)
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return ".".join(map(str, version))
 
 
 def head_reasons(*tensors: Tensor) -> list[str]:
@@ -83,6 +100,8 @@ class Kernels:
             kernel = self._kernel(name)
             compiled = kernel[(programs,)](*given, **constants)
         rest = tuple(constants[parameter.name] for parameter in kernel.params[len(given) :])
+        if len(self._compiled) >= MAX_FORMS:
+            self._compiled.clear()
         self._compiled[key] = compiled, rest
 
     def _kernel(self, name: str) -> Any:  # noqa: ANN401  # Triton's types are unknown until it is imported
@@ -111,9 +130,17 @@ def architecture(tensor: Tensor) -> str:
 
 def precision(tensor: Tensor) -> str:
     """Return how products of float32 are made, as Triton calls it: exact but where PyTorch's may be rounded too."""
-    if tensor.dtype != torch.float32 or torch.get_float32_matmul_precision() != "highest":
+    if tensor.dtype != torch.float32 or _may_round():
         return "tf32"
     return "ieee" if tensor.device.type != "cuda" or torch.version.hip else "tf32x3"
+
+
+def _may_round() -> bool:
+    """Return whether PyTorch may round the factors of products of float32."""
+    setting: str | None = getattr(torch.backends.cuda.matmul, "fp32_precision", None)  # since PyTorch 2.9
+    if setting is None:
+        return torch.get_float32_matmul_precision() != "highest"
+    return setting == "tf32"
 
 
 def strides(tensor: Tensor) -> tuple[int, ...]:

@@ -38,18 +38,25 @@ def rows_part(tile, part: tl.constexpr, SIZES: tl.constexpr, KEEP: tl.constexpr)
     if KEEP:
         return tile[part]
     else:
-        IS_WHOLE: tl.constexpr = part * SIZES[1] + SIZES[part + 1] <= SIZES[0]
-        return _load(tile, part * SIZES[1], SIZES[part + 1], IS_WHOLE, SIZES[0])
+        WIDTH: tl.constexpr = SIZES[part + 1]
+        IS_WHOLE: tl.constexpr = part * SIZES[1] + WIDTH <= SIZES[0]
+        return _load(tile, part * SIZES[1], WIDTH, IS_WHOLE, SIZES)
 
 
 @triton.jit
-def _load(tile, begin, WIDTH: tl.constexpr, IS_WHOLE: tl.constexpr, CHANNELS: tl.constexpr):
+def _load(tile, begin, WIDTH: tl.constexpr, IS_WHOLE: tl.constexpr, SIZES: tl.constexpr):
     channels = begin + tl.arange(0, WIDTH)
-    places = tile[0] + tile[1][:, None] + channels[None, :] * tile[3]
+    places = tile[0] + tile[1][:, None] + _steps(channels, tile[1], tile[3])[None, :]
     mask = tile[2][:, None]
     if not IS_WHOLE:
-        mask = mask & (channels < CHANNELS)[None, :]
+        mask = mask & (channels < SIZES[0])[None, :]
     return tl.load(places, mask=mask, other=0.0)
+
+
+@triton.jit
+def _steps(channels, offsets, step):
+    """Return the offsets of channels, in 64 bits where those of rows are."""
+    return channels.to(offsets.dtype) * step
 
 
 @triton.jit
@@ -57,7 +64,7 @@ def store_rows(pointer, offsets, inside, step, rows, SIZES: tl.constexpr):
     """Store what `load_rows` would load, a tuple of parts, rounded to the tensor's dtype."""
     for part in tl.static_range(len(SIZES) - 1):
         channels = part * SIZES[1] + tl.arange(0, SIZES[part + 1])
-        places = pointer + offsets[:, None] + channels[None, :] * step
+        places = pointer + offsets[:, None] + _steps(channels, offsets, step)[None, :]
         mask = inside[:, None] & (channels < SIZES[0])[None, :]
         tl.store(places, rows[part].to(pointer.dtype.element_ty), mask=mask)
 
@@ -67,7 +74,7 @@ def zero_rows(ROWS: tl.constexpr, SIZES: tl.constexpr):
     """Return float32 zeros, a tuple of parts."""
     rows = ()
     for part in tl.static_range(len(SIZES) - 1):
-        rows = rows + (tl.zeros([ROWS, SIZES[part + 1]], dtype=tl.float32),)
+        rows = rows + (tl.full([ROWS, SIZES[part + 1]], 0.0, tl.float32),)
     return rows
 
 
@@ -90,8 +97,9 @@ def row_products(a, b, SIZES: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.co
             products = tl.dot(a[part], tl.trans(b[part]), products, input_precision=PRECISION)
     else:
         products = tl.zeros([a[1].shape[0], b[1].shape[0]], tl.float32)
+        WIDTH: tl.constexpr = SIZES[1]
         for begin in range(0, SIZES[0], SIZES[1]):
-            first, other = _load(a, begin, SIZES[1], False, SIZES[0]), _load(b, begin, SIZES[1], False, SIZES[0])
+            first, other = _load(a, begin, WIDTH, False, SIZES), _load(b, begin, WIDTH, False, SIZES)
             products = tl.dot(first, tl.trans(other), products, input_precision=PRECISION)
     return products
 

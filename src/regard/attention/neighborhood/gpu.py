@@ -41,7 +41,8 @@ def forward(
     scale: float,
 ) -> None:
     """Fill the output and the statistics: the largest logit and the logarithm of the sum relative to it, to base 2."""
-    divided = _plan(True, query, key, value, kernel_size, dilation, stride, is_causal, bias)
+    is_large = launch.is_large(query, key, value)
+    divided = _plan(True, is_large, query, value, kernel_size, dilation, stride, is_causal, bias)
     table = _expand(divided, bias, keys_in_rows=False)
     KERNELS.launch(
         "forward",
@@ -73,7 +74,8 @@ def backward(
 ) -> None:
     """Fill the gradients of query, key, value and bias."""
     grad_query, grad_key, grad_value, *_, grad_bias, _ = grads
-    divided = _plan(False, query, key, value, kernel_size, dilation, stride, is_causal, bias)
+    is_large = launch.is_large(query, key, value, grad_out)
+    divided = _plan(False, is_large, query, value, kernel_size, dilation, stride, is_causal, bias)
     by_query, by_key = (_expand(divided, bias, keys_in_rows=rows) for rows in (False, True))
     delta, heads = torch.empty_like(largest), query.shape[-2]
     of_query, of_key, of_value, of_out, of_grad, of_grad_query, of_grad_key, of_grad_value, of_statistics = map(
@@ -106,8 +108,8 @@ def backward(
 
 def _plan(
     is_forward: bool,
+    is_large: bool,
     query: Tensor,
-    key: Tensor,
     value: Tensor,
     kernel_size: Sequence[int],
     dilation: Sequence[int],
@@ -124,7 +126,7 @@ def _plan(
             query.dtype,
             launch.architecture(query),
             launch.precision(query),
-            launch.is_large(query, key, value),
+            is_large,
             tuple(kernel_size),
             tuple(dilation),
             tuple(stride),

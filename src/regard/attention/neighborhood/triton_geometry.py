@@ -173,10 +173,14 @@ def queries_of(first, members, KEYS: tl.constexpr, KERNEL: tl.constexpr, STRIDE:
 
 
 @triton.jit
-def tiles_between(low, high, TILE: tl.constexpr):
-    """Return the number of tiles that cover the members from `low` to `high`, per axis."""
+def tiles_between(first, members, low, high, TILE: tl.constexpr):
+    """Return the number of tiles that cover the members from `low` to `high`, per axis.
+
+    None, where `first` lies beyond the last member: the tile of a group that has a member less than others.
+    """
+    has_members = (first[0] < members[0]) & (first[1] < members[1]) & (first[2] < members[2])
     return (
-        tl.cdiv(high[0] - low[0] + 1, TILE[0]),
+        tl.where(has_members, tl.cdiv(high[0] - low[0] + 1, TILE[0]), 0),
         tl.cdiv(high[1] - low[1] + 1, TILE[1]),
         tl.cdiv(high[2] - low[2] + 1, TILE[2]),
     )

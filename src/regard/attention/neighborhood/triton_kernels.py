@@ -82,7 +82,7 @@ def forward(
     common_low, common_high = common_keys(first, members, TILE, KERNEL, STRIDE, CAUSAL)
     if PLACES[0] > 0:
         low = aligned(low, KEYS, LEAD)
-    tiles = tiles_between(low, high, KEYS)
+    tiles = tiles_between(first, members, low, high, KEYS)
 
     ROWS: tl.constexpr = TILE[0] * TILE[1] * TILE[2]
     COLUMNS: tl.constexpr = KEYS[0] * KEYS[1] * KEYS[2]
@@ -203,7 +203,7 @@ def backward_queries(
     low, high = keys_of(first, members, TILE, KERNEL, STRIDE, CAUSAL)
     if PLACES[0] > 0:
         low = aligned(low, KEYS, LEAD)
-    tiles = tiles_between(low, high, KEYS)
+    tiles = tiles_between(first, members, low, high, KEYS)
 
     ROWS: tl.constexpr = TILE[0] * TILE[1] * TILE[2]
     COLUMNS: tl.constexpr = KEYS[0] * KEYS[1] * KEYS[2]
@@ -279,7 +279,7 @@ def backward_keys(
     low, high = queries_of(first, members, KEYS, KERNEL, STRIDE, CAUSAL)
     if PLACES[0] > 0:
         low = aligned(low, TILE, (0, 0, 0))
-    tiles = tiles_between(low, high, TILE)
+    tiles = tiles_between(first, members, low, high, TILE)
 
     ROWS: tl.constexpr = KEYS[0] * KEYS[1] * KEYS[2]
     COLUMNS: tl.constexpr = TILE[0] * TILE[1] * TILE[2]

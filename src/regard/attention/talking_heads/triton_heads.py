@@ -52,11 +52,12 @@ def load_heads(pointer, places, inside, strides, HEADS: tl.constexpr, CHANNELS: 
 
     Where KEEP is false, nothing is loaded, but what `head_rows` needs to load a head when it is used.
     """
+    SIZES: tl.constexpr = CHANNELS[0]
     if KEEP:
         heads = ()
         for head in tl.static_range(HEADS):
             offsets = places + head_place(head, strides, CHANNELS)
-            heads = heads + (load_rows(pointer, offsets, inside, strides[3], CHANNELS[0], True),)
+            heads = heads + (load_rows(pointer, offsets, inside, strides[3], SIZES, True),)
         return heads
     else:
         return pointer, places, inside, strides
@@ -65,28 +66,31 @@ def load_heads(pointer, places, inside, strides, HEADS: tl.constexpr, CHANNELS: 
 @triton.jit
 def head_rows(tile, head: tl.constexpr, CHANNELS: tl.constexpr, KEEP: tl.constexpr):
     """Return one head of a tile of `load_heads`, in the form of `load_rows`."""
+    SIZES: tl.constexpr = CHANNELS[0]
     if KEEP:
         return tile[head]
     else:
         places = tile[1] + head_place(head, tile[3], CHANNELS)
-        return load_rows(tile[0], places, tile[2], tile[3][3], CHANNELS[0], False)
+        return load_rows(tile[0], places, tile[2], tile[3][3], SIZES, False)
 
 
 @triton.jit
 def zero_heads(ROWS: tl.constexpr, HEADS: tl.constexpr, CHANNELS: tl.constexpr):
     """Return zeros in the form of `load_heads`."""
+    SIZES: tl.constexpr = CHANNELS[0]
     heads = ()
     for _ in tl.static_range(HEADS):
-        heads = heads + (zero_rows(ROWS, CHANNELS[0]),)
+        heads = heads + (zero_rows(ROWS, SIZES),)
     return heads
 
 
 @triton.jit
 def store_heads(pointer, places, inside, strides, heads, shared, factor, HEADS: tl.constexpr, CHANNELS: tl.constexpr):
     """Store the rows of every head but the first `shared`, multiplied by a factor."""
+    SIZES: tl.constexpr = CHANNELS[0]
     for head in tl.static_range(HEADS):
         offsets = places + head_place(head, strides, CHANNELS)
-        store_rows(pointer, offsets, inside & (shared <= head), strides[3], scaled(heads[head], factor), CHANNELS[0])
+        store_rows(pointer, offsets, inside & (shared <= head), strides[3], scaled(heads[head], factor), SIZES)
 
 
 @triton.jit
@@ -123,10 +127,11 @@ def same(number, HEADS: tl.constexpr):
 @triton.jit
 def head_products(own, other, HEADS: tl.constexpr, CHANNELS: tl.constexpr, PRECISION: tl.constexpr, KEEP: tl.constexpr):
     """Multiply every row of one tile of `load_heads` with every row of another: `[rows of own, rows of other]`."""
+    SIZES: tl.constexpr = CHANNELS[0]
     found = ()
     for head in tl.static_range(HEADS):
         a, b = head_rows(own, head, CHANNELS, KEEP), head_rows(other, head, CHANNELS, KEEP)
-        found = found + (row_products(a, b, CHANNELS[0], KEEP, PRECISION),)
+        found = found + (row_products(a, b, SIZES, KEEP, PRECISION),)
     return found
 
 
@@ -164,15 +169,16 @@ def mixed_products(
             products are equal in all kernels, and what is 0 becomes 0.
         OF_ROWS: whether `own` are queries.
     """
+    SIZES: tl.constexpr = CHANNELS[0]
     given = sums
     if LAST:
         sums = same(0.0, MIXED)
     for head in tl.static_range(HEADS):
         a, b = head_rows(own, head, CHANNELS, KEEP), head_rows(other, head, CHANNELS, KEEP)
         if LAST and not OF_ROWS:
-            products = tl.trans(row_products(b, a, CHANNELS[0], KEEP, PRECISION))
+            products = tl.trans(row_products(b, a, SIZES, KEEP, PRECISION))
         else:
-            products = row_products(a, b, CHANNELS[0], KEEP, PRECISION)
+            products = row_products(a, b, SIZES, KEEP, PRECISION)
         added = ()
         for mixed in tl.static_range(MIXED):
             added = added + (sums[mixed] + tl.load(mix + mixed * down + head * across) * products,)
@@ -334,8 +340,9 @@ def add_products(
     KEEP: tl.constexpr,
 ):
     """Add the sums of rows with weights, `[rows of totals, rows]` per head, to tiles of `zero_heads`."""
+    SIZES: tl.constexpr = CHANNELS[0]
     found = ()
     for head in tl.static_range(HEADS):
         own = head_rows(rows, head, CHANNELS, KEEP)
-        found = found + (add_weighted(weights[head], own, totals[head], CHANNELS[0], KEEP, PRECISION),)
+        found = found + (add_weighted(weights[head], own, totals[head], SIZES, KEEP, PRECISION),)
     return found
