@@ -25,11 +25,7 @@ Constant: TypeAlias = "int | bool | str | tuple[Constant, ...]"
 
 def reasons(tensor: Tensor) -> list[str]:
     """Return the reasons why no Triton kernel can run on a tensor like this; empty if one can."""
-    found, installed = [], triton_version()
-    if installed is None:
-        found.append("Triton is not installed; install it with: pip install triton")
-    elif installed < OLDEST_TRITON:
-        found.append(f"the GPU kernels need Triton {_dotted(OLDEST_TRITON)}, and {_dotted(installed)} is installed")
+    found = triton_reasons()
     if tensor.dtype not in DTYPES:
         found.append(f"the GPU kernels serve float32, bfloat16 and float16, not {tensor.dtype}")
     if tensor.device.type == "cuda" and not torch.version.hip:
@@ -37,6 +33,16 @@ def reasons(tensor: Tensor) -> list[str]:
         if major < OLDEST:
             found.append(f"Triton needs compute capability {OLDEST}.0, and this GPU's is {major}.x")
     return found
+
+
+def triton_reasons() -> list[str]:
+    """Return what is wrong with the installed Triton; empty if nothing is."""
+    installed = triton_version()
+    if installed is None:
+        return ["Triton is not installed; install it with: pip install triton"]
+    if installed < OLDEST_TRITON:
+        return [f"the GPU kernels need Triton {_dotted(OLDEST_TRITON)}, and {_dotted(installed)} is installed"]
+    return []
 
 
 @cache

@@ -37,7 +37,7 @@ def forward_tiles(architecture: str, dtype: torch.dtype, channels: int, neighbor
 def backward_tiles(architecture: str, dtype: torch.dtype, channels: int, neighbors: int) -> Tiles:
     """Choose the tiles of the backward passes for a head dim and a number of keys per query."""
     if dtype == torch.float32:
-        return Tiles(16, 16, 4, 1)
+        return Tiles(16, 16, 8 if channels > 64 and architecture == "sm_80" else 4, 1)
     if architecture == "gfx942":
         return Tiles(32, 64 if channels <= 64 else 32, 4, 2 if channels <= 128 else 1)
     if architecture == "sm_90":

@@ -56,7 +56,8 @@ def choose_tiles(
     """Choose the tiles of a kernel by its heads (key, softmax, value), the larger head dim and the dtype."""
     count, width = max(heads), max(16, 1 << (channels - 1).bit_length())
     if dtype == torch.float32 or architecture != "sm_90":
-        return Tiles(32, 16, 1 if kernel == "mix_grads" or width > 128 else 2, 8, 1, keeps_own=False)
+        num_warps = 4 if kernel == "statistics" and architecture == "sm_80" else 8
+        return Tiles(32, 16, 1 if kernel == "mix_grads" or width > 128 else 2, num_warps, 1, keeps_own=False)
     if count * width > 512:
         if kernel == "weighted_sums" and count <= 16 and width <= 64:
             return Tiles(64, 16, 8, 8, 1, splits_value=True)

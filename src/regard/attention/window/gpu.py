@@ -41,19 +41,25 @@ def forward_tiles(architecture: str, dtype: torch.dtype, channels: int, tokens: 
             return Tiles(16, 16, 8, 2)
         return Tiles(32 if channels <= 64 and architecture != "sm_80" else 16, 32, 4, 2)
     if tokens <= 64 and channels <= 128:
-        return _whole_window(tokens, 16)
-    return Tiles(64, _keys(tokens), 4, 2) if channels <= 128 else Tiles(64, 32, 8, 2)
+        return _whole_window(tokens, 8 if channels > 64 and architecture == "sm_80" else 16)
+    if channels > 128:
+        return Tiles(64 if architecture == "sm_90" else 32, 32, 8, 2)
+    return Tiles(64, _keys(tokens), 4, 2)
 
 
 def backward_tiles(architecture: str, dtype: torch.dtype, channels: int, tokens: int) -> Tiles:
     """Choose the tiles of the backward passes for a head dim and a window; one tile holds a small window."""
     if dtype == torch.float32:
-        return Tiles(16, 32 if channels <= 64 else 16, 4 if channels <= 128 else 8, 1)
+        return Tiles(16, 32, 4, 1) if channels <= 64 else Tiles(16, 16, 4 if architecture == "gfx942" else 8, 1)
     needs_warps = architecture == "sm_80"  # for enough registers
+    if channels > 128:
+        return Tiles(32, 16, 4 if architecture == "gfx942" else 8, 1)
+    if channels > 64 and architecture == "gfx942":
+        return Tiles(32, 32, 4, 2)
     if tokens <= 64 and channels <= 128:
         return _whole_window(tokens, 8 if channels > 32 or needs_warps else 16)
-    if channels > 128:
-        return Tiles(32, 32, 8, 1)
+    if needs_warps and channels > 32:
+        return Tiles(32, 64, 4 if channels <= 64 else 8, 2)
     return Tiles(64, _keys(tokens), 8 if channels > 64 or needs_warps else 4, 2)
 
 
