@@ -288,6 +288,14 @@ def test_predict_as_json(run, place):
     assert bad["classes"] == [] and "does not exist" in bad["error"]
 
 
+@pytest.mark.parametrize("option", ["weights", "classes"])
+def test_predict_by_a_file_that_has_its_own(place, option):
+    names = place / "names.txt"
+    names.write_text("cat\ndog\n")
+    error = one_error(call("predict", "model.onnx", place / "a.png", f"--{option}", names, code=2))
+    assert f"'model.onnx' is an exported model with {option} of its own; leave out --{option}" in error
+
+
 def test_models():
     printed = call("models").stdout
     parameters = sum(parameter.numel() for parameter in create_model("nat_nano").parameters())

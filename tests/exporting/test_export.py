@@ -121,6 +121,16 @@ def test_a_fixed_batch_serves_any_number(tmp_path):
         torch.testing.assert_close(served, model(x), rtol=1e-4, atol=1e-5)
 
 
+def test_a_file_of_gray_images(tmp_path):
+    """It is exported, but neither takes photographs to be verified with nor predicts their classes."""
+    model, file = small("nat_nano", num_classes=2, in_chans=1).eval(), tmp_path / "a.pt2"
+    assert regard.export(model, file, size=32).verification.passed
+    with pytest.raises(UnsupportedError, match="takes images of 1 channels, and photographs have three"):
+        serving.serve(str(file))
+    with pytest.raises(UnsupportedError, match="images are RGB photographs, and the model takes 1 channels"):
+        regard.export(model, file, size=32, images=["a.png"])
+
+
 class Saboteur:
     """Changes one constant of the written file, as a wrong exporter would."""
 

@@ -16,7 +16,7 @@ def triton(monkeypatch):
     """Set the version of Triton that seems to be installed."""
 
     def set_version(version):
-        monkeypatch.setattr(launch, "triton_version", lambda: version)
+        monkeypatch.setattr(launch, "TRITON", version)
 
     set_version(launch.OLDEST_TRITON)
     return set_version
@@ -36,7 +36,7 @@ def test_triton_is_too_old(triton):
 
 def test_version_of_triton():
     version = pytest.importorskip("triton").__version__
-    assert version.startswith(".".join(map(str, launch.triton_version())))
+    assert version.startswith(".".join(map(str, launch.TRITON)))
 
 
 def test_reasons(triton):

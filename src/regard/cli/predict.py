@@ -27,6 +27,7 @@ from regard.cli.inference import (
     report_broken,
 )
 from regard.cli.tables import Table, show
+from regard.errors import OptionError
 from regard.exporting import FORMATS
 from regard.exporting.serving import serve
 from regard.training import Prediction
@@ -55,6 +56,8 @@ def predict(
     Example: regard predict runs/digits photo.png --top 3
     """
     names = read_classes(classes)
+    if _is_exported(model):
+        _refuse(model, weights=weights, classes=classes)
     with nullcontext() if csv is None else writing(csv) as unfinished:
         predictions = training.predict(
             serve(model) if _is_exported(model) else find_model(model, weights),
@@ -75,6 +78,13 @@ def predict(
     elif csv is None:
         _show(predictions)
     report_broken([prediction.error for prediction in predictions if prediction.error is not None])
+
+
+def _refuse(file: str, **options: object) -> None:
+    """Refuse options that say what an exported file says itself."""
+    for name, value in options.items():
+        if value is not None:
+            raise OptionError(f"{file!r} is an exported model with {name} of its own; leave out --{name}")
 
 
 def _is_exported(model: str) -> bool:

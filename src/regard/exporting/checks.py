@@ -72,6 +72,13 @@ def check_request(
         check_executorch(dynamic)
 
 
+def check_photographs(model: nn.Module, **given: Sequence[str | Path] | None) -> None:
+    """Refuse photographs for a model that cannot take them, by the name of their argument."""
+    for name, files in given.items():
+        if files is not None and channels(model) != 3:
+            raise UnsupportedError(f"{name} are RGB photographs, and the model takes {channels(model)} channels")
+
+
 def channels(model: nn.Module) -> int:
     """Return the channels of the model's images."""
     return int(getattr(model, "in_chans", 3))

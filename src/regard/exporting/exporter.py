@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from regard.errors import ExportError
-from regard.exporting.checks import PACKAGES, channels, check_arguments, check_call, check_request
+from regard.exporting.checks import (
+    PACKAGES,
+    channels,
+    check_arguments,
+    check_call,
+    check_photographs,
+    check_request,
+)
 from regard.exporting.compiled import check_compile, write_compiled
 from regard.exporting.culprit import find_culprit
 from regard.exporting.files import write_onnx, write_openvino, write_pt2
@@ -113,6 +120,7 @@ def export(
     check_request(network, path, dynamic, kernels, preprocess, portable)
     if compile:
         check_compile(kind, portable, dynamic)
+    check_photographs(network, images=images, int8=int8)
     if int8 is not None:
         check_int8(kind, kernels)
     metadata = Metadata(
@@ -120,11 +128,12 @@ def export(
         classifier.weights,
         classifier.classes,
         preprocessing,
-        preprocess,
-        kernels,
-        None if "batch" in dynamic else batch,
-        tuple(dynamic),
-        versions(*PACKAGES[kind]),
+        is_preprocessed=preprocess,
+        kernels=kernels,
+        batch=None if "batch" in dynamic else batch,
+        dynamic=tuple(dynamic),
+        in_chans=channels(network),
+        versions=versions(*PACKAGES[kind]),
     )
     with writing(path) as unfinished, TemporaryDirectory(dir=path.parent) as folder:
         x, names = sample_images(preprocessing, images, in_chans=channels(network))

@@ -28,6 +28,7 @@ class Metadata:
         kernels: "standard", or "regard" for operators that need regard's library.
         batch: images of a call; None if any number.
         dynamic: the axes that may have any length: "batch", "size".
+        in_chans: channels of the images.
         versions: of the packages that made the file.
     """
 
@@ -39,6 +40,7 @@ class Metadata:
     kernels: str = "standard"
     batch: int | None = None
     dynamic: tuple[str, ...] = ()
+    in_chans: int = 3
     versions: Mapping[str, str] = field(default_factory=lambda: versions("onnx", "onnxscript"))
 
     def dumps(self) -> str:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from regard.errors import DataError
+from regard.errors import DataError, UnsupportedError
 from regard.exporting.opened import Opened
 from regard.exporting.samples import to_pixels
 from regard.models import Preprocessing
@@ -51,6 +51,7 @@ def serve(file: str) -> Classifier:
     Raises:
         OptionError: a file with another ending.
         DataError: the file is missing or damaged, or regard has not written it.
+        UnsupportedError: the file takes no photographs, but images of another number of channels.
         MissingDependencyError: its runtime is not installed.
     """
     opened = Opened.open(file)
@@ -60,6 +61,8 @@ def serve(file: str) -> Classifier:
             f"expected a file that `regard export` has written, got {file!r}, which names no preprocessing and "
             "classes; export the model with regard"
         )
+    if found.in_chans != 3:
+        raise UnsupportedError(f"{file!r} takes images of {found.in_chans} channels, and photographs have three")
     model = Served(opened, found.preprocessing, found.batch, found.is_preprocessed)
     aliases = {name: place for place, name in enumerate(found.classes)}
     return Classifier(found.model, found.weights, model.eval(), found.preprocessing, found.classes, aliases)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
@@ -18,6 +19,18 @@ MAX_FLOAT32_PART = 32  # channels of float32 that a kernel takes at a time
 OLDEST = 8  # the major compute capability from which Triton supports NVIDIA's GPUs
 OLDEST_TRITON = (3, 5)  # from here on, kernels can take tuples as these do
 MAX_FORMS = 4096  # compiled forms that are kept per file
+
+
+def _triton_version() -> tuple[int, int] | None:
+    """Read the version of Triton, which takes long to import; None without Triton."""
+    found = find_spec("triton")
+    if found is None or found.origin is None:
+        return None
+    version = re.search(r"""__version__ = ['"](\d+)\.(\d+)""", Path(found.origin).read_text())
+    return (int(version[1]), int(version[2])) if version else None
+
+
+TRITON = _triton_version()  # a constant, since torch.compile follows `reasons`
 
 Argument: TypeAlias = "Tensor | int | float | Sequence[int] | None"
 Constant: TypeAlias = "int | bool | str | tuple[Constant, ...]"
@@ -37,21 +50,11 @@ def reasons(tensor: Tensor) -> list[str]:
 
 def triton_reasons() -> list[str]:
     """Return what is wrong with the installed Triton; empty if nothing is."""
-    installed = triton_version()
-    if installed is None:
+    if TRITON is None:
         return ["Triton is not installed; install it with: pip install triton"]
-    if installed < OLDEST_TRITON:
-        return [f"the GPU kernels need Triton {_dotted(OLDEST_TRITON)}, and {_dotted(installed)} is installed"]
+    if TRITON < OLDEST_TRITON:
+        return [f"the GPU kernels need Triton {_dotted(OLDEST_TRITON)}, and {_dotted(TRITON)} is installed"]
     return []
-
-
-@cache
-def triton_version() -> tuple[int, int] | None:
-    """Return the installed version of Triton, (major, minor); None without it."""
-    if find_spec("triton") is None:
-        return None
-    major, minor, *_ = import_module("triton").__version__.split(".")
-    return int(major), int(minor)
 
 
 def _dotted(version: tuple[int, int]) -> str:

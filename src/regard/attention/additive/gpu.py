@@ -57,7 +57,7 @@ def backward(
     problem = _problem(query)
     query_pools, key_pools = (_pools(query, problem, has_scores=True) for _ in range(2))
     key_sums, query_sums = (torch.empty_like(query_pools.contexts) for _ in range(2))
-    query_scores, key_scores = (torch.empty_like(query_pools.scores) for _ in range(2))  # their gradients
+    query_scores, key_scores = (shares.scratch(query, *query.shape[:-1]) for _ in range(2))  # their gradients
     queries = shares.scratch(query, query.shape[0], query.shape[-2] * query.shape[-1])
     _pool(problem, query, weights[0], scale, query_pools, grad_out=out, sums=key_sums)
     _pool(problem, key, weights[1], scale, key_pools, queries=query_pools)
