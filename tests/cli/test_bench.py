@@ -93,6 +93,7 @@ def test_advice_ranks_all_mechanisms(tmp_path):
     [
         (("bench", "mechanisms", "--grids", "8,x"), "expected a grid such as 56x28"),
         (("bench", "mechanisms", "--grids", "0"), "expected a grid such as 56x28"),
+        (("bench", "mechanisms", "--grids", "9999999", "--mechanisms", "softmax"), "there is not enough memory: "),
         (("bench", "mechanisms", "--dim", "7", "--heads", "2"), "divisible by heads"),
         (("bench", "mechanisms", "--mechanisms", "softmx"), "did you mean 'softmax'"),
         (("bench", "mechanisms", "--plot", "a.bmp"), "unknown format of a plot"),

@@ -131,6 +131,17 @@ def test_a_file_of_gray_images(tmp_path):
         regard.export(model, file, size=32, images=["a.png"])
 
 
+def test_a_changed_byte_of_a_program(tmp_path):
+    """PyTorch stores checksums and does not read them: the model would answer with a wrong weight."""
+    file = tmp_path / "a.pt2"
+    regard.export(network(), file, size=32)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(DataError, match="is damaged: .* does not fit its checksum; export it again"):
+        Opened.open(file)
+
+
 class Saboteur:
     """Changes one constant of the written file, as a wrong exporter would."""
 

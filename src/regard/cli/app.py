@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import typer
@@ -12,8 +13,12 @@ from regard.errors import BrokenImageError, RegardError
 from regard.training.versions import version
 
 
+OUT_OF_MEMORY = re.compile(r"(can't allocate memory|out of memory)[^\d]*([\d.]+ \w+)")
+"""What PyTorch says of a CPU and of a GPU, and how much did not fit."""
+
+
 class _Group(TyperGroup):
-    """Print exceptions of regard as one line. Any other exception is a bug and shows its traceback."""
+    """Print exceptions of regard, and memory that does not suffice, as one line. Any other exception is a bug and shows its traceback."""
 
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
         """Run the command."""
@@ -25,6 +30,13 @@ class _Group(TyperGroup):
         except RegardError as error:
             line = " ".join(part.strip() for part in str(error).splitlines())
             typer.echo(f"error: {line}", err=True)
+            raise typer.Exit(2) from error
+        except (MemoryError, RuntimeError) as error:  # PyTorch has an exception of its own for GPUs only
+            wanted = OUT_OF_MEMORY.search(str(error))
+            if wanted is None and not isinstance(error, MemoryError):
+                raise
+            asked = f": {wanted[2]} more were asked for" if wanted else ""
+            typer.echo(f"error: there is not enough memory{asked}; choose smaller images, batches or models", err=True)
             raise typer.Exit(2) from error
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from torch import Tensor
@@ -130,6 +132,7 @@ def _open_onnx(path: Path) -> tuple[str | None, Callable[[Tensor], Tensor]]:
 
 
 def _open_pt2(path: Path) -> tuple[str | None, Callable[[Tensor], Tensor]]:
+    _check_sums(path)
     if is_compiled(path):
         return open_compiled(path)
     extra = {EXTRA_FILE: ""}
@@ -140,6 +143,17 @@ def _open_pt2(path: Path) -> tuple[str | None, Callable[[Tensor], Tensor]]:
             return module(x)
 
     return extra[EXTRA_FILE] or None, call
+
+
+def _check_sums(path: Path) -> None:
+    """Compare an archive's files with their checksums, which PyTorch stores, but does not read."""
+    try:
+        with ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (BadZipFile, zlib.error, EOFError) as error:
+        raise DataError(f"expected an exported model, got {str(path)!r} ({error}); export it again") from error
+    if damaged is not None:
+        raise DataError(f"{str(path)!r} is damaged: {damaged} does not fit its checksum; export it again")
 
 
 def _open_openvino(path: Path) -> tuple[str | None, Callable[[Tensor], Tensor]]:
