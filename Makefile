@@ -51,7 +51,7 @@ test-aarch64: $(VENV)/dev.installed
 
 test-triton: $(VENV)/dev.installed
 	$(PYTEST) -p gpu.interpreter tests/attention/test_contract.py -k test_budget
-	$(PYTEST) -p gpu.interpreter tests/attention/test_contract.py tests/gpu/test_interpreted.py -k "not test_budget" -m "not exhaustive"
+	$(PYTEST) -p gpu.interpreter tests/attention/test_contract.py tests/attention/test_kernel_nonfinite.py tests/gpu/test_interpreted.py tests/gpu/test_interpreter.py -k "not test_budget" -m "not exhaustive"
 
 test-gpu: $(VENV)/dev.installed
 	$(BIN)/python -m pytest --quiet tests/gpu tests/attention -k "test_gpu or cuda"

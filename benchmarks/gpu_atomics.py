@@ -1,7 +1,7 @@
-"""The gradient of neighborhood attention's bias with atomic additions: what a sum in fixed order is compared with.
+"""The gradient of neighborhood attention's bias with atomics: what the deterministic kernels are compared with.
 
-The kernel adds the same sums to the table as the library's, but at once, in an order of chance, where the library
-stores them and adds them up in a second kernel.
+Both make the same sums of tiles. This kernel adds them to the table at once, in no fixed order; the library stores
+them, and a second kernel adds them up.
 """
 
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ import triton.language as tl
 
 from regard.attention.neighborhood import gpu
 from regard.attention.neighborhood.triton_bias import table_entries
-from regard.attention.neighborhood.triton_bias_gradient import place_of, sums_at_place
+from regard.attention.neighborhood.triton_bias_gradient import divide, sums_at_place
 from regard.attention.neighborhood.triton_geometry import in_columns, in_rows, tile_members
 from regard.gpu import launch
 
@@ -58,7 +58,7 @@ def gradients_by_atomics(
     LARGE: tl.constexpr,
 ):
     """Add one tile of sums to the table's gradient, float32."""
-    head, ahead, chunk = place_of(tl.program_id(0), first_place, places, first_head, chunks, KEYS)
+    head, ahead, chunk = divide(tl.program_id(0), first_place, places, first_head, chunks, KEYS)
     tensors = query, key, value, bias, largest_logit, log_total, delta, grad_out
     all_strides = query_strides, key_strides, value_strides, grad_out_strides, statistics_strides
     sums = sums_at_place(

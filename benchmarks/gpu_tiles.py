@@ -1,4 +1,4 @@
-"""Time the GPU kernels of neighborhood attention with other tiles: what the tables in gpu.py come from.
+"""Time the GPU kernels of neighborhood attention with other tiles: what the tables in gpu_plan.py come from.
 
 python benchmarks/gpu_tiles.py CASE ...
 """

@@ -1,3 +1,3 @@
-"""Leave out programs and plugins: to import them is to start Triton, or its interpreter."""
+"""Do not collect programs and plugins: importing them starts Triton or its interpreter."""
 
-collect_ignore = ["interpreter.py", "resources.py"]
+collect_ignore_glob = ["interpreter*.py", "resources.py"]

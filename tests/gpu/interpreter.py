@@ -11,19 +11,19 @@ from types import SimpleNamespace
 import numpy
 import torch
 
-os.environ["TRITON_INTERPRET"] = "1"
+os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when it is imported
 
 import triton.language as tl
 from triton.runtime import interpreter
 
 from gpu.interpreter_bfloat16 import correct_bfloat16
 from gpu.interpreter_memory import watch_memory
-from regard.attention import MECHANISMS  # Triton reads the variable when it is imported
+from regard.attention import MECHANISMS
 from regard.attention.neighborhood import gpu_plan as neighborhood
 from regard.attention.talking_heads import gpu as talking_heads
 
-OTHERS = ("test_threads", "test_autocast")  # of the CPU's threads; of the CPU's autocast
-WHOLE = ("test_interpreted.py", "test_interpreter.py", "test_kernel_nonfinite.py")  # every test runs kernels
+CPU_ONLY = ("test_threads", "test_autocast")  # these test the threads and the autocast of CPUs
+KERNEL_FILES = ("test_interpreted.py", "test_interpreter.py", "test_kernel_nonfinite.py")  # every test runs kernels
 
 
 def pytest_collection_modifyitems(config, items):
@@ -35,8 +35,8 @@ def pytest_collection_modifyitems(config, items):
 def runs_kernels(item):
     """Whether a test runs a kernel."""
     parameters = item.callspec.params if hasattr(item, "callspec") else {}
-    is_fused = parameters.get("backend") == "fused" and item.originalname not in OTHERS
-    return (is_fused or item.path.name in WHOLE) and parameters.get("dtype") != torch.float64
+    is_fused = parameters.get("backend") == "fused" and item.originalname not in CPU_ONLY
+    return (is_fused or item.path.name in KERNEL_FILES) and parameters.get("dtype") != torch.float64
 
 
 def pytest_configure(config):
@@ -48,8 +48,8 @@ def pytest_configure(config):
     for mechanism in MECHANISMS:
         if mechanism.operator and "cuda" in mechanism.operator.kernels:
             mechanism.operator.kernels["cpu"] = mechanism.operator.kernels["cuda"]
-    # An operation takes as long on a small tile as on a large one. And NumPy rounds products of other shapes
-    # differently, which gradients of logits of 10,000 would show.
+    # An operation takes as long on a small tile as on a large one. And all kernels get tiles of one shape, since NumPy
+    # rounds products of different shapes differently, which gradients of logits of 10,000 would show.
     own_tiles = talking_heads.choose_tiles
     talking_heads.choose_tiles = lambda *call: own_tiles(*call)._replace(own=32, other=32)
     neighborhood.forward_tiles = neighborhood.backward_tiles = lambda *_: neighborhood.Tiles(32, 32, 4, 1)

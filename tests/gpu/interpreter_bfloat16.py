@@ -1,4 +1,4 @@
-"""Correct bfloat16 in Triton's interpreter, which takes its 16 bits for integers when it multiplies matrices."""
+"""Correct bfloat16 in Triton's interpreter, which multiplies its matrices as if they held integers of 16 bits."""
 
 import numpy
 import triton.language as tl
@@ -6,7 +6,7 @@ from triton.runtime.interpreter import InterpreterBuilder, TensorHandle, _get_np
 
 
 def correct_bfloat16():
-    """Let the interpreter compute with numbers of bfloat16 in float32, and round results to the nearest even one."""
+    """Compute operations of bfloat16 in float32, and round their results to nearest, ties to even."""
     own = {name: getattr(InterpreterBuilder, name) for name in ("create_dot", "cast_impl", "binary_op", "unary_op")}
 
     def create_dot(builder, a, b, total, precision, inexact):

@@ -2,7 +2,7 @@
 
 The interpreter runs the programs of a launch one after another, where a GPU runs them at once. What a kernel computes
 depends on the order if a program reads what another one wrote, or if two write the same element. No kernel of regard
-needs even its own program to do so. So: within a launch, an element is read or written, and written once.
+needs even its own program to do so. The rule: within a launch, an element is either read or written, and written once.
 """
 
 import numpy
@@ -11,7 +11,7 @@ from triton.runtime import interpreter
 
 
 def watch_memory():
-    """Let every launch fail with an `AssertionError` in its text that accesses memory as no kernel may."""
+    """Make launches fail that break the rule or access memory outside of their tensors."""
     executor, builder = interpreter.GridExecutor, interpreter.InterpreterBuilder
     call, load, store = executor.__call__, builder.create_masked_load, builder.create_masked_store
     launches = []

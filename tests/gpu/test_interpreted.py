@@ -142,3 +142,10 @@ def test_as_many_programs_as_a_gpu_runs(monkeypatch, name):
     function, shapes, options = DIVIDED[name]
     given = {name: draw_single(*shape) for name, shape in shapes.items()}
     assert_kernel_within_budget(function, given, draws=8, **options)
+
+
+def test_offsets_of_64_bits(monkeypatch):
+    monkeypatch.setattr(launch, "is_large", lambda *_: True)
+    given = tensors(torch.float16, (1, 5, 7, 2, 24), bias=(2, 5, 5))
+    given["query"] = given["query"].transpose(1, 2).contiguous().transpose(1, 2)
+    assert_kernel_within_budget(neighborhood_attention, given, draws=8, kernel_size=(3, 3))

@@ -46,7 +46,7 @@ def test_a_sound_launch_passes():
 
 def test_races():
     source, target = torch.randn(2, 32)
-    with fails("writes an element twice"):
+    with fails("a launch writes an element twice"):
         copy[(2,)](source, target, SIZE=16, STEP=8)
     with fails("an operation writes an element twice"):
         spread[(1,)](source, target, SIZE=16)

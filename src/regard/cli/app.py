@@ -12,13 +12,15 @@ from regard.cli import bench, check, convert, demo, embed, evaluate, export, inf
 from regard.errors import BrokenImageError, RegardError
 from regard.training.versions import version
 
-
 OUT_OF_MEMORY = re.compile(r"(can't allocate memory|out of memory)[^\d]*([\d.]+ \w+)")
 """What PyTorch says of a CPU and of a GPU, and how much did not fit."""
 
 
 class _Group(TyperGroup):
-    """Print exceptions of regard, and memory that does not suffice, as one line. Any other exception is a bug and shows its traceback."""
+    """Print exceptions of regard, and memory that does not suffice, as one line.
+
+    Any other exception is a bug and shows its traceback.
+    """
 
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
         """Run the command."""

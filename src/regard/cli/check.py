@@ -9,7 +9,7 @@ import typer
 
 from regard.attention import MECHANISMS, Mechanism, native_library
 from regard.cli.tables import Table, show
-from regard.gpu.launch import triton_reasons
+from regard.gpu.launch import TRITON, dotted, triton_reasons
 from regard.training.devices import CPU, default_device, describe_load
 from regard.training.versions import TRAIN_PACKAGES, version
 
@@ -42,7 +42,7 @@ def _installation() -> Table:
     table.add("cores", describe_load(torch.get_num_threads()))
     table.add("devices", ", ".join(map(_describe, _devices())))
     table.add("native library", native_library().problem or f"compiled for {native_library().instruction_set}")
-    table.add("GPU kernels", "; ".join(triton_reasons()) or f"Triton {version('triton')}; {GPU_STATE}")
+    table.add("GPU kernels", "; ".join(triton_reasons()) or f"Triton {dotted(TRITON)}; {GPU_STATE}")
     for extra, packages in OPTIONAL.items():
         for package in packages:
             table.add(package, version(package) or f"missing: pip install 'regard[{extra}]'")

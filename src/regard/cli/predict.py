@@ -81,7 +81,7 @@ def predict(
 
 
 def _refuse(file: str, **options: object) -> None:
-    """Refuse options that say what an exported file says itself."""
+    """Refuse options for what an exported file holds already."""
     for name, value in options.items():
         if value is not None:
             raise OptionError(f"{file!r} is an exported model with {name} of its own; leave out --{name}")

@@ -73,10 +73,12 @@ def check_request(
 
 
 def check_photographs(model: nn.Module, **given: Sequence[str | Path] | None) -> None:
-    """Refuse photographs for a model that cannot take them, by the name of their argument."""
+    """Refuse image files, by the name of their argument, for a model that does not take RGB images."""
     for name, files in given.items():
         if files is not None and channels(model) != 3:
-            raise UnsupportedError(f"{name} are RGB photographs, and the model takes {channels(model)} channels")
+            raise UnsupportedError(
+                f"{name} needs a model of RGB images, and this one has in_chans={channels(model)}; leave {name} out"
+            )
 
 
 def channels(model: nn.Module) -> int:

@@ -100,7 +100,8 @@ def export(
         OptionError: an unknown ending, axis or word.
         ShapeError: a size that the model cannot take.
         DataError: a file that cannot be written, or images that cannot be read.
-        UnsupportedError: an axis that the model fixes, or operators that the format does not have.
+        UnsupportedError: an axis that the model fixes, operators that the format does not have, or image files for a
+            model that takes no RGB images.
         MissingDependencyError: a package that the format needs; `pip install 'regard[export]'`.
         ExportError: the file does not agree with the model.
 

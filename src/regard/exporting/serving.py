@@ -62,7 +62,9 @@ def serve(file: str) -> Classifier:
             "classes; export the model with regard"
         )
     if found.in_chans != 3:
-        raise UnsupportedError(f"{file!r} takes images of {found.in_chans} channels, and photographs have three")
+        raise UnsupportedError(
+            f"expected an exported model of RGB images, got {file!r} with in_chans={found.in_chans}; use its runtime"
+        )
     model = Served(opened, found.preprocessing, found.batch, found.is_preprocessed)
     aliases = {name: place for place, name in enumerate(found.classes)}
     return Classifier(found.model, found.weights, model.eval(), found.preprocessing, found.classes, aliases)

@@ -16,18 +16,18 @@ DEVICES = ("cuda", "xpu")  # the device types that Triton serves; PyTorch's name
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_HEAD_DIM = 256
 MAX_FLOAT32_PART = 32  # channels of float32 that a kernel takes at a time
-OLDEST = 8  # the major compute capability from which Triton supports NVIDIA's GPUs
-OLDEST_TRITON = (3, 5)  # from here on, kernels can take tuples as these do
-MAX_FORMS = 4096  # compiled forms that are kept per file
+MIN_COMPUTE_CAPABILITY = 8  # the major one from which Triton supports NVIDIA's GPUs
+MIN_TRITON = (3, 5)  # the first version whose kernels take tuples as these do
+MAX_COMPILED = 4096  # forms kept per file; when there are more, all are forgotten
 
 
 def _triton_version() -> tuple[int, int] | None:
-    """Read the version of Triton, which takes long to import; None without Triton."""
+    """Read Triton's version from its source file, since importing Triton is slow; None without Triton."""
     found = find_spec("triton")
     if found is None or found.origin is None:
         return None
     version = re.search(r"""__version__ = ['"](\d+)\.(\d+)""", Path(found.origin).read_text())
-    return (int(version[1]), int(version[2])) if version else None
+    return (int(version[1]), int(version[2])) if version else (0, 0)
 
 
 TRITON = _triton_version()  # a constant, since torch.compile follows `reasons`
@@ -43,8 +43,8 @@ def reasons(tensor: Tensor) -> list[str]:
         found.append(f"the GPU kernels serve float32, bfloat16 and float16, not {tensor.dtype}")
     if tensor.device.type == "cuda" and not torch.version.hip:
         major = torch.cuda.get_device_properties(tensor.device).major
-        if major < OLDEST:
-            found.append(f"Triton needs compute capability {OLDEST}.0, and this GPU's is {major}.x")
+        if major < MIN_COMPUTE_CAPABILITY:
+            found.append(f"Triton needs compute capability {MIN_COMPUTE_CAPABILITY}.0, and this GPU's is {major}.x")
     return found
 
 
@@ -52,13 +52,14 @@ def triton_reasons() -> list[str]:
     """Return what is wrong with the installed Triton; empty if nothing is."""
     if TRITON is None:
         return ["Triton is not installed; install it with: pip install triton"]
-    if TRITON < OLDEST_TRITON:
-        return [f"the GPU kernels need Triton {_dotted(OLDEST_TRITON)}, and {_dotted(TRITON)} is installed"]
+    if TRITON < MIN_TRITON:
+        return [f"the GPU kernels need Triton {dotted(MIN_TRITON)} or newer, got {dotted(TRITON)}; upgrade PyTorch"]
     return []
 
 
-def _dotted(version: tuple[int, int]) -> str:
-    return ".".join(map(str, version))
+def dotted(version: tuple[int, int] | None) -> str:
+    """Write a version."""
+    return ".".join(map(str, version or ()))
 
 
 def head_reasons(*tensors: Tensor) -> list[str]:
@@ -109,7 +110,7 @@ class Kernels:
             kernel = self._kernel(name)
             compiled = kernel[(programs,)](*given, **constants)
         rest = tuple(constants[parameter.name] for parameter in kernel.params[len(given) :])
-        if len(self._compiled) >= MAX_FORMS:
+        if len(self._compiled) >= MAX_COMPILED:
             self._compiled.clear()
         self._compiled[key] = compiled, rest
 
@@ -138,7 +139,7 @@ def architecture(tensor: Tensor) -> str:
 
 
 def precision(tensor: Tensor) -> str:
-    """Return how products of float32 are made, as Triton calls it: exact but where PyTorch's may be rounded too."""
+    """Return Triton's precision for products of float32: exact, unless PyTorch is set to allow TF32."""
     if tensor.dtype != torch.float32 or _may_round():
         return "tf32"
     return "ieee" if tensor.device.type != "cuda" or torch.version.hip else "tf32x3"
@@ -168,7 +169,7 @@ def is_large(*tensors: Tensor) -> bool:
     return any(max(one.untyped_storage().nbytes() // one.element_size(), one.numel()) >= 2**31 for one in tensors)
 
 
-def sizes(channels: int, widest: int = MAX_HEAD_DIM) -> tuple[int, ...]:
+def sizes(channels: int, max_width: int = MAX_HEAD_DIM) -> tuple[int, ...]:
     """Return a head's channels, then the widths of the parts that a kernel takes them in.
 
     Widths are powers of 2, from 16, and all but the last are equal. 72 channels are 64 + 16, not 128, since tensor
@@ -176,14 +177,14 @@ def sizes(channels: int, widest: int = MAX_HEAD_DIM) -> tuple[int, ...]:
 
     Args:
         channels: of a head.
-        widest: the largest part.
+        max_width: of a part.
 
     Example:
-        >>> sizes(72), sizes(72, widest=32), sizes(48, widest=16)
+        >>> sizes(72), sizes(72, max_width=32), sizes(48, max_width=16)
         ((72, 64, 16), (72, 32, 32, 16), (48, 16, 16, 16))
     """
     whole = max(16, 1 << (channels - 1).bit_length())
-    first = min(whole, widest)
+    first = min(whole, max_width)
     if first == whole and whole >= 64 and whole // 2 + _rest(channels, whole // 2) < whole:
         first = whole // 2
     equal = (channels - 1) // first if channels > first else 0
@@ -197,10 +198,10 @@ def _rest(channels: int, covered: int) -> int:
 
 def rows(dtype: torch.dtype, query_dim: int, value_dim: int) -> dict[str, Constant]:
     """Return the constants that say how kernels take rows of queries and keys, and of values: see triton_tiles.py."""
-    widest = MAX_FLOAT32_PART if dtype == torch.float32 else MAX_HEAD_DIM
+    max_width = MAX_FLOAT32_PART if dtype == torch.float32 else MAX_HEAD_DIM
     return {
-        "SIZES": sizes(query_dim, widest),
-        "VALUE_SIZES": sizes(value_dim, widest),
+        "SIZES": sizes(query_dim, max_width),
+        "VALUE_SIZES": sizes(value_dim, max_width),
         "KEEP": dtype != torch.float32,
     }
 

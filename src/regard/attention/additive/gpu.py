@@ -57,18 +57,18 @@ def backward(
     problem = _problem(query)
     query_pools, key_pools = (_pools(query, problem, has_scores=True) for _ in range(2))
     key_sums, query_sums = (torch.empty_like(query_pools.contexts) for _ in range(2))
-    query_scores, key_scores = (shares.scratch(query, *query.shape[:-1]) for _ in range(2))  # their gradients
+    query_score_grads, key_score_grads = (shares.scratch(query, *query.shape[:-1]) for _ in range(2))
     queries = shares.scratch(query, query.shape[0], query.shape[-2] * query.shape[-1])
     _pool(problem, query, weights[0], scale, query_pools, grad_out=out, sums=key_sums)
     _pool(problem, key, weights[1], scale, key_pools, queries=query_pools)
     pools = (*query_pools[:2], *key_pools[:2])
-    tensors = (grad_key, key, weights[1], key_pools.scores, key_scores, *pools, key_sums, query_sums, queries)
+    tensors = (grad_key, key, weights[1], key_pools.scores, key_score_grads, *pools, key_sums, query_sums, queries)
     problem.launch("backward_key", *tensors, grad_key.stride(), key.stride(), *problem.sizes, problem.heads, scale)
-    inputs = (grad_query, query, out, weights[0], query_pools.scores, query_scores, *pools, query_sums)
+    inputs = (grad_query, query, out, weights[0], query_pools.scores, query_score_grads, *pools, query_sums)
     steps = (grad_query.stride(), query.stride(), out.stride())
     problem.launch("backward_query", *inputs, *steps, *problem.sizes, problem.heads, scale)
-    _fill_weight_grad(grads[2], query_scores, query, None, scale)
-    _fill_weight_grad(grads[3], key_scores, key, queries, scale)
+    _fill_weight_grad(grads[2], query_score_grads, query, None, scale)
+    _fill_weight_grad(grads[3], key_score_grads, key, queries, scale)
     for grad_weight, grad_bias in zip(grads[2:4], grads[4:6], strict=True):
         fill_canceled(grad_bias, grad_weight)
 

@@ -68,15 +68,15 @@ def neighborhood_attention(
 
     Cost:
         2 * B * nh * N * K * (hd + hd_v) FLOPs for N grid positions. The reference stores gathered keys and values of
-        B * nh * N * K * (hd + hd_v) elements. The fused kernel on a CPU needs memory for some rows of keys per thread,
-        saves B * nh * N log-sum-exps for the backward pass, and allocates twice as many numbers during it. On a GPU it
-        saves twice as many, and the output.
+        B * nh * N * K * (hd + hd_v) elements. The fused kernels save the output and 2 * B * nh * N statistics for the
+        backward pass. On a CPU they also need memory for some rows of keys per thread, and 2 * B * nh * N numbers
+        during the backward pass.
 
     Precision:
         The reference computes in the inputs' dtype; the fused kernel in float32 for 16-bit inputs. In the kernel,
-        NaNs and infinities may also reach the results of queries next to those that see them: on a GPU, of a tile of up
-        to 128 queries. A pair that a causal axis excludes has no part in the kernel's gradients; in the reference's, a
-        weight of 0 times an infinity is NaN.
+        NaNs and infinities may also reach the results of queries next to those that see them; on a GPU, of all queries
+        in the same tile, up to 128. A pair that a causal axis excludes has no part in the kernel's gradients; in the
+        reference's, a weight of 0 times an infinity is NaN.
 
     Source:
         NAT (arXiv 2204.07143, eq. 1-3), DiNAT (2209.15001), causal FNA (2403.04690), stride: GNA (2504.16922); windows

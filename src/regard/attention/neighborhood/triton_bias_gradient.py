@@ -63,9 +63,9 @@ def gradients_by_place(
     PRECISION: tl.constexpr,
     LARGE: tl.constexpr,
 ):
-    """Fill one tile of `partial`, `[heads, places, chunks, queries, keys]`: one head and place, each chunk-th tile."""
+    """Fill a tile of `partial`, `[heads, places, chunks, queries, keys]`, from every `chunks`-th tile of queries."""
     program = tl.program_id(0)
-    head, ahead, chunk = place_of(program, first_place, places, first_head, chunks, KEYS)
+    head, ahead, chunk = divide(program, first_place, places, first_head, chunks, KEYS)
     tensors = query, key, value, bias, largest_logit, log_total, delta, grad_out
     all_strides = query_strides, key_strides, value_strides, grad_out_strides, statistics_strides
     sums = sums_at_place(
@@ -77,7 +77,7 @@ def gradients_by_place(
 
 
 @triton.jit
-def place_of(program, first_place, places, first_head, chunks, KEYS: tl.constexpr):
+def divide(program, first_place, places, first_head, chunks, KEYS: tl.constexpr):
     """Return a program's head, how far its keys are ahead of its queries, in members, and its first tile of queries."""
     chunk, rest = program % chunks, program // chunks
     place, head = rest % (places[0] * places[1] * places[2]), first_head + rest // (places[0] * places[1] * places[2])
@@ -111,7 +111,7 @@ def sums_at_place(
     PRECISION: tl.constexpr,
     LARGE: tl.constexpr,
 ):
-    """Add up the gradients of logits of each chunk-th tile of queries with the keys `ahead`, `[queries, keys]`."""
+    """Add up the logits' gradients of every `chunks`-th tile of queries, from `chunk`, with the keys `ahead`."""
     query, key, value, bias, largest_logit, log_total, delta, grad_out = tensors
     query_strides, key_strides, value_strides, grad_out_strides, statistics_strides = all_strides
     queries, keys = tile_members((0, 0, 0), TILE), tile_members(ahead, KEYS)

@@ -176,7 +176,7 @@ def queries_of(first, members, KEYS: tl.constexpr, KERNEL: tl.constexpr, STRIDE:
 def tiles_between(first, members, low, high, TILE: tl.constexpr):
     """Return the number of tiles that cover the members from `low` to `high`, per axis.
 
-    None, where `first` lies beyond the last member: the tile of a group that has a member less than others.
+    Zero where `first` is beyond the last member: in the last tile of a group that has fewer members than others.
     """
     has_members = (first[0] < members[0]) & (first[1] < members[1]) & (first[2] < members[2])
     return (

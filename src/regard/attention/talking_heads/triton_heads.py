@@ -24,9 +24,9 @@ def again(start):
 
 @triton.jit
 def group_of(program, HEADS: tl.constexpr, GROUP: tl.constexpr):
-    """Return the first head of a program's group, and how many of its heads the group before it has too.
+    """Return the batch entry of a program, its group's first head, and how many of its heads the group before stores.
 
-    The last group ends with the last head. A program leaves the heads that it shares to the group before.
+    The last group ends with the last head, and may share heads with the group before.
     """
     groups: tl.constexpr = (HEADS + GROUP - 1) // GROUP
     first = program % groups * GROUP
@@ -34,7 +34,7 @@ def group_of(program, HEADS: tl.constexpr, GROUP: tl.constexpr):
     shared = 0
     if HEADS % GROUP > 0:
         shared = first - begin
-    return begin, shared
+    return (program // groups).to(tl.int64), begin.to(tl.int64), shared
 
 
 @triton.jit

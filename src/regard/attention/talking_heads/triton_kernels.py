@@ -71,9 +71,7 @@ def statistics(
     A program has BLOCK_M queries and GROUP softmax heads.
     """
     tiles = tl.cdiv(queries, BLOCK_M)
-    groups: tl.constexpr = (HEADS[1] + GROUP - 1) // GROUP
-    begin, shared = group_of(tl.program_id(0) // tiles, HEADS[1], GROUP)
-    batch = (tl.program_id(0) // tiles // groups).to(tl.int64)
+    batch, begin, shared = group_of(tl.program_id(0) // tiles, HEADS[1], GROUP)
     rows = (tl.program_id(0) % tiles) * BLOCK_M + tl.arange(0, BLOCK_M)
     exists = rows < queries
     own_places = row_places(batch, rows, query_strides)
@@ -148,10 +146,7 @@ def weighted_sums(
     A program has BLOCK_M tokens and GROUP value heads.
     """
     tiles = tl.cdiv(own_count, BLOCK_M)
-    groups: tl.constexpr = (HEADS[2] + GROUP - 1) // GROUP
-    begin, shared = group_of(tl.program_id(0) // tiles, HEADS[2], GROUP)
-    begin = begin.to(tl.int64)
-    batch = (tl.program_id(0) // tiles // groups).to(tl.int64)
+    batch, begin, shared = group_of(tl.program_id(0) // tiles, HEADS[2], GROUP)
     rows = (tl.program_id(0) % tiles) * BLOCK_M + tl.arange(0, BLOCK_M)
     exists = rows < own_count
     own_places = row_places(batch, rows, own_strides)
@@ -234,10 +229,7 @@ def token_grads(
     `product_mix` is the mix of the logits without any factor.
     """
     tiles = tl.cdiv(own_count, BLOCK_M)
-    groups: tl.constexpr = (HEADS[0] + GROUP - 1) // GROUP
-    begin, shared = group_of(tl.program_id(0) // tiles, HEADS[0], GROUP)
-    begin = begin.to(tl.int64)
-    batch = (tl.program_id(0) // tiles // groups).to(tl.int64)
+    batch, begin, shared = group_of(tl.program_id(0) // tiles, HEADS[0], GROUP)
     rows = (tl.program_id(0) % tiles) * BLOCK_M + tl.arange(0, BLOCK_M)
     exists = rows < own_count
     own_at, own_value_at = row_places(batch, rows, own_strides), row_places(batch, rows, own_value_strides)
@@ -277,7 +269,7 @@ def token_grads(
                 multiply(weights, grads, HEADS[1]), product_mix + begin + again(start), 1, HEADS[0], None, inside,
                 HEADS[1], GROUP, EVEN, other_tokens.dtype.element_ty,
             )  # fmt: skip
-        if groups > 1 or len(PRODUCT[0]) != len(QUERY[0]):
+        if HEADS[0] > GROUP or len(PRODUCT[0]) != len(QUERY[0]):
             places += begin * other_strides[2]
             other = load_heads(other_tokens, places, inside, other_strides, GROUP, PRODUCT, KEEP)
         totals = add_products(totals, rounded, other, GROUP, PRODUCT, PRECISION, KEEP)
@@ -322,9 +314,7 @@ def mix_grads(
     `[programs of the tiles, h_v]`.
     """
     tiles = tl.cdiv(queries, BLOCK_M)
-    groups: tl.constexpr = (HEADS[1] + GROUP - 1) // GROUP
-    begin, shared = group_of(tl.program_id(0) // tiles, HEADS[1], GROUP)
-    batch = (tl.program_id(0) // tiles // groups).to(tl.int64)
+    batch, begin, shared = group_of(tl.program_id(0) // tiles, HEADS[1], GROUP)
     rows = (tl.program_id(0) % tiles) * BLOCK_M + tl.arange(0, BLOCK_M)
     exists = rows < queries
     own_places, grad_places = row_places(batch, rows, query_strides), row_places(batch, rows, grad_strides)

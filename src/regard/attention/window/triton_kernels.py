@@ -130,7 +130,7 @@ def backward(
         grads = weights * (grads - tl.sum(weights * grads, 1)[:, None])
         if seen is not None:
             grads = tl.where(seen, grads, 0.0)
-        if TILE > TOKENS:  # rows that do not exist have any weights, and NaN times 0 is NaN
+        if TILE > TOKENS:  # rows beyond the window may have NaN for weights, and NaN * 0 is NaN
             weights = tl.where(inside[:, None], weights, 0.0)
         if bias is not None:
             totals += grads
