@@ -119,20 +119,17 @@ def export(
     preprocessing = classifier.preprocessing if size is None else replace(classifier.preprocessing, image_size=size)
     path, kind, network = Path(file), format_of(file), classifier.model
     check_request(network, path, dynamic, kernels, preprocess, portable)
+    check_photographs(network, images=images, int8=int8)
     if compile:
         check_compile(kind, portable, dynamic)
-    check_photographs(network, images=images, int8=int8)
     if int8 is not None:
         check_int8(kind, kernels)
     metadata = Metadata(
-        classifier.name,
-        classifier.weights,
-        classifier.classes,
-        preprocessing,
+        *(classifier.name, classifier.weights, classifier.classes, preprocessing),
         is_preprocessed=preprocess,
         kernels=kernels,
         batch=None if "batch" in dynamic else batch,
-        dynamic=tuple(dynamic),
+        dynamic=dynamic,
         in_chans=channels(network),
         versions=versions(*PACKAGES[kind]),
     )
