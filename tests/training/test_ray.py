@@ -24,9 +24,11 @@ pytestmark = [
 def cluster():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.path.dirname(os.path.dirname(__file__)), prepend=os.pathsep)  # noqa: PTH120
+        handler = signal.getsignal(signal.SIGTERM)
         ray.init(num_cpus=2, include_dashboard=False, logging_level="error", log_to_driver=False)
         yield
         ray.shutdown()
+        signal.signal(signal.SIGTERM, handler)
 
 
 @pytest.fixture
@@ -91,3 +93,11 @@ def test_an_actor_that_is_killed_costs_no_row(run, photos, tmp_path):
 
 def test_more_actors_than_processors(run, photos):
     assert len(predict(run, [photos], engine="ray", actors=3, device="cpu")) == 60
+
+
+def test_a_cluster_of_its_own_leaves_nothing_behind(run, photos):
+    ray.shutdown()  # that of the other tests
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for _ in range(2):
+        assert len(predict(run, [photos], engine="ray", actors=1, device="cpu")) == 60
+        assert not ray.is_initialized() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

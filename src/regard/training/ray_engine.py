@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import pickle
+import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -41,26 +45,42 @@ def infer_with_ray(
 ) -> Iterator[Answer]:
     """Yield the output of a model for each image file, in the order of the files, as `infer` does.
 
-    The cluster is the one that Ray finds (`ray start`, `RAY_ADDRESS`), else a new one on this machine. Each machine
-    needs the images under the same absolute paths. The model is copied to the actors. Ray starts an actor again if it,
-    or its machine, ends, and repeats what it was computing.
+    The cluster is the caller's (`ray.init`), or the one that Ray finds (`ray start`, `RAY_ADDRESS`), else a new one on
+    this machine, which ends with the last answer. Each machine needs the images under the same absolute paths. The
+    model is copied to the actors. Ray starts an actor again if it, or its machine, ends, and repeats what it was
+    computing.
     """
     ray, data = require("ray", extra="ray"), require("ray.data", extra="ray")
-    if not ray.is_initialized():
-        ray.init()
-    needs_gpu = options.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
-    device = options.device if needs_gpu or options.device is not None else "cpu"
-    answers = data.from_items([{"image": str(image.absolute())} for image in images]).map_batches(
-        Actor,
-        fn_constructor_args=([ray.put(classifier.to(CPU))], output, device),
-        compute=data.ActorPoolStrategy(size=options.actors),
-        batch_size=options.batch_size,
-        num_gpus=1 if needs_gpu else 0,
-    )
-    answers.context.execution_options.preserve_order = True
-    for image, row in zip(images, answers.iter_rows(), strict=True):
-        answer = pickle.loads(row["answer"])
-        if isinstance(answer, BrokenImageError):  # it names the absolute path
-            (reason,) = answer.images.values()
-            answer = BrokenImageError({image: reason}, answer.remedy)
-        yield answer
+    with _cluster(ray):
+        needs_gpu = options.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
+        device = options.device if needs_gpu or options.device is not None else "cpu"
+        answers = data.from_items([{"image": str(image.absolute())} for image in images]).map_batches(
+            Actor,
+            fn_constructor_args=([ray.put(classifier.to(CPU))], output, device),
+            compute=data.ActorPoolStrategy(size=options.actors),
+            batch_size=options.batch_size,
+            num_gpus=1 if needs_gpu else 0,
+        )
+        answers.context.execution_options.preserve_order = True
+        for image, row in zip(images, answers.iter_rows(), strict=True):
+            answer = pickle.loads(row["answer"])
+            if isinstance(answer, BrokenImageError):  # it names the absolute path
+                (reason,) = answer.images.values()
+                answer = BrokenImageError({image: reason}, answer.remedy)
+            yield answer
+
+
+@contextmanager
+def _cluster(ray: ModuleType) -> Iterator[None]:
+    """Connect to a cluster. Unless the caller was connected, leave no process and no signal handler behind."""
+    if ray.is_initialized():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    ray.init()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
