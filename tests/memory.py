@@ -1,4 +1,6 @@
-"""The largest tensor that a computation makes."""
+"""The largest tensor that a computation makes, and memory that shows a read of what nothing wrote."""
+
+from contextlib import contextmanager
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -15,3 +17,15 @@ class LargestTensor(TorchDispatchMode):
             if isinstance(tensor, torch.Tensor):
                 self.elements = max(self.elements, tensor.numel())
         return out
+
+
+@contextmanager
+def memory_of_nans():
+    """Fill new memory with NaN."""
+    before = torch.are_deterministic_algorithms_enabled()
+    only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=only_warns)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=only_warns)

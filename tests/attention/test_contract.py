@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from budget import assert_definition, leaves
+from memory import memory_of_nans
 from regard.attention import decompositions
 
 from .calls import (
@@ -80,11 +81,8 @@ def test_strided_inputs(mechanism, sample, backend, device):
 def test_same_bits_again(mechanism, sample, backend, device):
     """Repeated, and on memory that is full of NaN where nothing has been written."""
     first = run_with_gradients(mechanism, sample, sample.tensors(device=device), backend)
-    torch.use_deterministic_algorithms(True)  # fills uninitialized memory with NaN
-    try:
+    with memory_of_nans():
         again = run_with_gradients(mechanism, sample, sample.tensors(device=device), backend)
-    finally:
-        torch.use_deterministic_algorithms(False)
     assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from budget import leaves
+from memory import memory_of_nans
 from regard.attention import MECHANISMS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -101,11 +102,8 @@ def results(call, tensors, backend="fused"):
 def test_values(call, dtype):
     tensors = draw(call, dtype)
     exact = results(call, {key: tensor.double() for key, tensor in tensors.items()}, "reference")
-    torch.use_deterministic_algorithms(True)  # fills uninitialized memory with NaN
-    try:
+    with memory_of_nans():
         got = results(call, tensors)
-    finally:
-        torch.use_deterministic_algorithms(False)
     for name, value in exact.items():
         error = ((got[name].double() - value).norm() / value.norm()).item()
         assert error <= TOLERANCE[dtype], f"{name}: {error:.3g}"
