@@ -2,6 +2,7 @@
 
 import csv
 import json
+import subprocess
 import sys
 from copy import deepcopy
 
@@ -163,6 +164,14 @@ def test_a_crash_is_a_row(program, error, tmp_path, monkeypatch):
     monkeypatch.setattr(models, "MODULE", "failing")
     found = models.measure_apart(CASES[0], seconds=1, timeout=1 if "sleep" in program else 30)
     assert found["error"] == error and found["model"] == CASES[0]["model"] and found["processor"]
+
+
+def test_a_measurement_ends_with_who_asked_for_it(tmp_path):
+    task = json.dumps({"case": CASES[0], "threads": 1, "seconds": 600})
+    command = [sys.executable, "-m", models.MODULE, task, str(tmp_path / "row.json")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        process.stdin.close()  # as the system does when the other process ends
+        assert process.wait(300) == 1
 
 
 def test_a_row(tmp_path, monkeypatch):

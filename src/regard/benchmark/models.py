@@ -115,16 +115,17 @@ def outcome(row: Mapping[str, str]) -> str:
 
 def _run_alone(command: Sequence[str], log: Path, timeout: float) -> int | None:
     """Run a command in a process group and end the whole group; return its exit code, or None after the timeout."""
-    with log.open("w") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
-    try:
-        return process.wait(timeout)
-    except subprocess.TimeoutExpired:
-        return None
-    finally:
-        if hasattr(os, "killpg"):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-        else:  # Windows has no process groups
-            process.kill()
-        process.wait()
+    with (
+        log.open("w") as file,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file, stderr=file, start_new_session=True) as process,
+    ):
+        try:
+            return process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            if hasattr(os, "killpg"):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+            else:  # Windows has no process groups
+                process.kill()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
@@ -138,5 +139,16 @@ def main() -> None:
     output.write_text(json.dumps({**task["case"], **measure_row(task["case"], task["seconds"])}))
 
 
+def end_with_parent() -> None:
+    """End this process at once when the one that holds the other end of its standard input has ended, however."""
+
+    def wait() -> None:
+        sys.stdin.read()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 if __name__ == "__main__":
+    end_with_parent()
     main()
