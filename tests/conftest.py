@@ -17,6 +17,10 @@ from selection import belongs, mark_repetition, share
 settings.register_profile("regard", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("regard")
 
+# These variables make typer and rich print colors into files.
+for name in ("FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+    os.environ.pop(name, None)
+
 # The key of TorchInductor's cache lacks this variable, and code for another vector length corrupts memory.
 if lowered := os.environ.get("ATEN_CPU_CAPABILITY"):
     folder = Path(tempfile.gettempdir()) / f"regard_inductor_{os.getuid()}_{lowered}"

@@ -68,8 +68,12 @@ ARROWS = {
     "triton": (("triton",), (), ("gpu",)),
     "sdpa": ((), (), ()),
     "op": (("reference", "cpu", "gpu"), ("_operator",), ()),
-    "arguments": (("reference", "op"), ("checks", "grid", "_pooling"), ("errors",)),
-    "function": (("arguments", "op", "reference", "sdpa"), ("_backend", "_override", "checks", "grid", "_pooling"), ()),
+    "arguments": (("reference", "op"), ("_transforms", "checks", "grid", "_pooling"), ("errors",)),
+    "function": (
+        ("arguments", "op", "reference", "sdpa"),
+        ("_autocast", "_backend", "_override", "checks", "grid", "_pooling"),
+        (),
+    ),
     "module": (("function", "arguments"), ("_backend", "checks", "grid", "_pooling"), ("errors", "dense")),
     "samples": (("module",), ("_mechanism",), ()),
     "__init__": (("arguments", "function", "module", "op", "samples"), ("_mechanism",), ()),
@@ -202,7 +206,7 @@ print([name for name in heavy if name in sys.modules])
 """
     ratios = []
     installed = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}  # has bytecode
-    for _ in range(2):
+    for _ in range(3):
         command = [sys.executable, "-c", program]
         lines = subprocess.run(command, capture_output=True, text=True, check=True, env=installed).stdout
         ratio, modules = lines.splitlines()

@@ -55,6 +55,20 @@ def test_autocast(mechanism, sample, backend, device):
         torch.testing.assert_close(got, expected, rtol=0.05, atol=0.05)
 
 
+@pytest.mark.parametrize(("mechanism", "sample", "backend", "device"), on_backends(FIRST, ["fused", "reference"]))
+def test_autocast_of_different_dtypes(mechanism, sample, backend, device):
+    """Layers give autocast's dtype, and parameters keep theirs."""
+    tensors = sample.tensors(torch.bfloat16, device)
+    expected = run(mechanism, sample, tensors, backend)
+    *_, last = tensors
+    mixed = {**tensors, last: tensors[last].float()}
+    with torch.autocast(device, torch.bfloat16):
+        found = run(mechanism, sample, mixed, backend)
+    assert all(torch.equal(*pair) for pair in zip(leaves(found), leaves(expected), strict=True))
+    with pytest.raises(TypeError, match="same dtype"):
+        run(mechanism, sample, mixed, backend)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @fused
 def test_budget(mechanism, sample, backend, device, dtype):

@@ -9,7 +9,8 @@ import torch
 
 from drawing import draw_single
 from regard import native
-from regard.attention import neighborhood, neighborhood_attention, window_attention
+from regard.attention import neighborhood, neighborhood_attention, separable_attention, window_attention
+from regard.benchmark.memory import peak_memory
 from regard.errors import UnsupportedError
 from regard.native import loader
 
@@ -21,19 +22,12 @@ NATIVE_FOLDERS = tuple(native.__path__)
 @pytest.mark.exhaustive
 @needs_native
 def test_separable_attention_needs_no_memory_for_large_patches():
-    program = """
-import resource, torch
-from regard.attention import separable_attention
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-scores, tokens = torch.randn(1, 128, 128, 1), torch.randn(1, 128, 128, 64)
-separable_attention(scores[:, :2, :2], tokens[:, :2, :2], tokens[:, :2, :2], backend="fused")
-before = peak()
-separable_attention(scores, tokens, tokens, patch_size=64, backend="fused")
-print((peak() - before) / (tokens.numel() * 4))
-"""
-    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert float(output) < 6  # of the tokens' size: outputs, sums, sums of runs
+    scores, tokens = torch.randn(1, 128, 128, 1), torch.randn(1, 128, 128, 64)
+    separable_attention(scores[:, :2, :2], tokens[:, :2, :2], tokens[:, :2, :2], backend="fused")
+    needed = peak_memory(lambda: separable_attention(scores, tokens, tokens, patch_size=64, backend="fused"))
+    if needed is None:
+        pytest.skip("the system does not tell the peak of memory")
+    assert tokens.nbytes / 2 < needed < 6 * tokens.nbytes  # outputs, sums, sums of runs
 
 
 @pytest.mark.exhaustive
@@ -88,7 +82,10 @@ def test_instruction_sets_of_other_processors():
 def test_offsets_beyond_32_bits(attention):
     """A batch stride of 2 ** 31 elements; only the pages that are read or written are allocated."""
     far = 2**31
-    storage = torch.empty(far + 4096, dtype=torch.float16)
+    try:
+        storage = torch.empty(far + 4096, dtype=torch.float16)
+    except RuntimeError:
+        pytest.skip("the system does not promise 4 GiB")
     query = storage.as_strided((2, 3, 6, 1, 8), (far, 48, 8, 8, 1)).copy_(torch.randn(2, 3, 6, 1, 8))
     near = query.contiguous().requires_grad_()
     query.requires_grad_()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from drawing import draw_single
-from regard.attention import window_attention
+from regard.attention import softmax_attention, window_attention
 from regard.errors import UnsupportedError
 
 from .kernels import local, needs_native
@@ -69,6 +69,28 @@ def test_transforms_take_the_reference(attention, transform):
     assert torch.equal(got, expected) and got.abs().max() > 0
     with pytest.raises(UnsupportedError, match=r"forward-mode|torch\.func|jit\.trace"):
         transform(attending(attention, key, value, "fused"), query)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("attend", [lambda x: softmax_attention(x, x, x), lambda x: window_attention(x, x, x, 3)])
+def test_traces_have_the_precision_of_their_tensors(attend):
+    """Three channels: the square root of four is exact in any precision."""
+    x = torch.randn(1, 6, 6, 2, 3, dtype=torch.float64)
+    torch.testing.assert_close(torch.jit.trace(attend, (x,), check_trace=False)(x), attend(x), rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("transform", ["jvp", "hvp"])
+def test_softmax_attention_in_forward_mode_takes_the_reference(transform):
+    x = draw_single(1, 6, 6, 2, 4)
+    found = []
+    for backend in (None, "reference"):
+        attend = attending(softmax_attention, x, x, backend)
+        if transform == "hvp":
+            attend = torch.func.grad(lambda x, attend=attend: attend(x).sin().sum())
+        found.append(torch.func.jvp(attend, (x,), (x.cos(),))[1])
+    assert torch.equal(*found) and found[0].abs().max() > 0
+    with pytest.raises(UnsupportedError, match="forward-mode"):
+        torch.func.jvp(attending(softmax_attention, x, x, "fused"), (x,), (x,))
 
 
 @needs_native

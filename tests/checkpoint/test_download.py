@@ -56,6 +56,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     hub = torch.hub.get_dir()
     torch.hub.set_dir(tmp_path)
     with Server() as server:

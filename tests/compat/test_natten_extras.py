@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from memory import memory_of_nans
 from regard.compat import natten
 from regard.compat.natten import _switches
 from regard.compat.natten.flops import get_flops
@@ -45,11 +46,8 @@ def test_names_of_switches():
     natten.use_fused_na(True, kv_parallel=True)
     natten.use_autotuner(forward_pass=True, backward_pass=False)
     natten.set_memory_usage_preference("unrestricted")
-    torch.use_deterministic_algorithms(True)
-    try:
+    with memory_of_nans():
         assert natten.are_deterministic_algorithms_enabled()
-    finally:
-        torch.use_deterministic_algorithms(False)
 
 
 def test_get_flops(monkeypatch):

@@ -22,7 +22,7 @@ from regard.attention import MECHANISMS
 from regard.attention.neighborhood import gpu_plan as neighborhood
 from regard.attention.talking_heads import gpu as talking_heads
 
-CPU_ONLY = ("test_threads", "test_autocast")  # these test the threads and the autocast of CPUs
+CPU_ONLY = ("test_threads", "test_autocast", "test_autocast_of_different_dtypes")  # about threads and autocast of CPUs
 KERNEL_FILES = ("test_interpreted.py", "test_interpreter.py", "test_kernel_nonfinite.py")  # every test runs kernels
 
 

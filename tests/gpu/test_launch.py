@@ -121,7 +121,7 @@ def test_boxes(members, positions):
 def test_precision_follows_pytorch():
     """Also where it was set the way that makes `torch.get_float32_matmul_precision` raise an error."""
     tensor, matmul = SimpleNamespace(dtype=torch.float32, device=torch.device("cuda", 0)), torch.backends.cuda.matmul
-    before = torch.get_float32_matmul_precision()
+    before, newer = torch.get_float32_matmul_precision(), getattr(matmul, "fp32_precision", None)
     try:
         torch.set_float32_matmul_precision("highest")
         assert launch.precision(tensor) == "tf32x3"
@@ -133,6 +133,8 @@ def test_precision_follows_pytorch():
             assert launch.precision(tensor) == "tf32"
     finally:
         torch.set_float32_matmul_precision(before)
+        if newer is not None:
+            matmul.fp32_precision = newer
 
 
 def test_forms_are_kept_within_limits(monkeypatch):

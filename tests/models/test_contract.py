@@ -90,6 +90,22 @@ def test_compile(name):
     assert_within_budget(compiled, truth_of(model, x))
 
 
+@pytest.mark.one_parameter
+@pytest.mark.parametrize("name", SMALL)
+def test_grad_checkpointing_compiled(name):
+    torch.compiler.reset()
+    gradients = []
+    for compiles in (False, True):
+        model = small(name).train()
+        model.set_grad_checkpointing(compiles)
+        call = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=False) if compiles else model
+        call(images(16, 16)).square().sum().backward()
+        gradients.append({key: parameter.grad for key, parameter in model.named_parameters()} | model.state_dict())
+    plain, recomputed = gradients
+    for key, tensor in plain.items():
+        torch.testing.assert_close(recomputed[key], tensor, msg=key)
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_round_trip(name, tmp_path):
     model = small(name).eval()

@@ -12,6 +12,8 @@ from regard.errors import DataError
 from regard.training import open_source
 from regard.training.layout import EXPECTED, draw_tree
 
+from .permissions import bound_by_permissions
+
 
 def fails(folder, *reasons, opened=None):
     with pytest.raises(DataError) as raised:
@@ -192,17 +194,6 @@ def test_classes_may_be_links(folder, tmp_path):
 
 
 @pytest.fixture
-def another_user():
-    """Act as a user whom permissions bind; root may read everything."""
-    is_root = os.geteuid() == 0
-    if is_root:
-        os.seteuid(65534)
-    yield
-    if is_root:
-        os.seteuid(0)
-
-
-@pytest.fixture
 def public():
     """A folder that other users may read; pytest's own are closed to them."""
     with tempfile.TemporaryDirectory() as place:
@@ -220,22 +211,19 @@ def closed(public, request):
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions of Unix")
-def test_folder_without_permission(public, closed, another_user):
-    fails(closed, f"folder that can be read, got {str(closed)!r} (Permission denied); change its", opened=public)
+def test_folder_without_permission(public, closed):
+    with bound_by_permissions(public.parent):
+        fails(closed, f"folder that can be read, got {str(closed)!r} (Permission denied); change its", opened=public)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions of Unix")
-def test_folder_in_a_folder_without_permission(public, another_user_without_data):
-    fails(public, "folder that can be read", "(Permission denied)")
-
-
-@pytest.fixture
-def another_user_without_data(public, request):
+def test_folder_in_a_folder_without_permission(public):
     public.parent.chmod(0)
-    request.getfixturevalue("another_user")
-    yield
-    os.seteuid(os.getuid())
-    public.parent.chmod(0o755)
+    try:
+        with bound_by_permissions(public.parent):
+            fails(public, "folder that can be read", "(Permission denied)")
+    finally:
+        public.parent.chmod(0o755)
 
 
 def test_tree_of_odd_names(tmp_path):

@@ -85,7 +85,7 @@ def test_an_actor_that_is_killed_costs_no_row(run, photos, tmp_path):
     rows += answers
     after = [int(path.name.split()[0]) for path in (tmp_path / "actors").iterdir()]
     assert len(rows) == len(images) == 60 and len(after) >= 59
-    assert after.count(before[0]) <= before.count(before[0]) + 1 < 59  # another actor did the rest
+    assert after.count(before[0]) <= before.count(before[0]) + 5 < 59  # another actor did the rest
     for row, classes in zip(rows, expected, strict=True):
         if classes:
             assert dict(zip(classifier.classes, row, strict=True)) == pytest.approx(dict(classes), abs=1e-5)

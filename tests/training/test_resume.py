@@ -313,8 +313,13 @@ def test_a_broken_image_ends_all_processes(program, tmp_path, folder, config):
 
 
 DIES = """if not is_first():
-    import threading
-    threading.Timer(12, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
+    import pathlib, threading, time
+    from regard.training.checkpoints import checkpoint_files
+    def die():
+        while not checkpoint_files(pathlib.Path(task["config"]["out"], "checkpoints")):
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGKILL)
+    threading.Thread(target=die, daemon=True).start()
 """
 
 

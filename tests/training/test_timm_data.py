@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 import regard.training.timm_data
 from pictures import COLORS, write_folder
-from regard.errors import BrokenImageError, DataError, MissingDependencyError, UnsupportedError
+from regard.errors import BrokenImageError, DataError, MissingDependencyError, OptionError, UnsupportedError
 from regard.training import open_source, read_image
 from regard.training.data import ImageDataset, collate, labels_of, open_test_images
 from regard.training.lazy import LazyImages
@@ -300,6 +300,8 @@ def test_stream_without_class_names(sharded):
     with pytest.raises(DataError, match=r"'wds/data/shards' to name its classes, got no names; set num_classes"):
         open_source("wds/data/shards")
     assert open_source("wds/data/shards", num_classes=3).classes == ("0", "1", "2")
+    with pytest.raises(OptionError, match=r"num_classes is for datasets of timm .*, not for 'digits'; leave it out"):
+        open_source("digits", num_classes=10)
     (error,) = list(StreamDataset(open_source("wds/data/shards", num_classes=2).train, pixels))[2:]
     assert isinstance(error, DataError) and "label from 0 to 1, got 2 for wds/data/shards train" in str(error)
 

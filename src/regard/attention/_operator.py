@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch._library.custom_ops import CustomOpDef
 
+from regard.attention._autocast import cast
 from regard.attention._compile_cache import separate_compile_cache
 from regard.attention._flops import register_flops
 from regard.attention._transforms import derivative, map_batch, map_entries, untraceable_reasons
@@ -102,7 +103,7 @@ class Operator(Generic[Result]):
     def __call__(self, *inputs: object) -> Result:
         """Run the kernel of the inputs' device; the result has the form of the reference's."""
         if self.autocast:
-            inputs = _cast_for_autocast(inputs)
+            inputs = cast(inputs)
         result = self.forward(*inputs)
         if not self.statistics:
             return result
@@ -228,14 +229,3 @@ def _restore(ctx: Any) -> list[Any]:  # noqa: ANN401  # autograd's own object
     for place, tensor in zip(ctx.places, ctx.saved_tensors, strict=True):
         values[place] = tensor
     return values
-
-
-def _cast_for_autocast(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Cast all tensors but float64 to autocast's dtype where it is enabled for the device."""
-    device = inputs[0].device.type
-    if not torch.is_autocast_enabled(device):
-        return inputs
-    dtype = torch.get_autocast_dtype(device)
-    return tuple(
-        value.to(dtype) if isinstance(value, Tensor) and value.dtype != torch.float64 else value for value in inputs
-    )

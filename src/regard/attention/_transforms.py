@@ -18,13 +18,16 @@ def untraceable_reasons() -> list[str]:
         return []
     if torch._C._is_tracing():
         return ["torch.jit.trace does not record regard's operators; use torch.export"]
-    reasons = []
-    if forward_ad._current_level >= 0:
-        reasons.append("the kernel has no forward-mode derivative")
+    reasons = forward_mode_reasons()
     levels = torch._C._functorch.get_interpreter_stack()
     if any(level.key() != torch._C._functorch.TransformType.Vmap for level in levels or ()):
         reasons.append("the kernel's gradients are torch.autograd's, not those of torch.func")
     return reasons
+
+
+def forward_mode_reasons() -> list[str]:
+    """Return a reason if derivatives are computed in forward mode, of which kernels know nothing."""
+    return ["the kernel has no forward-mode derivative"] if forward_ad._current_level >= 0 else []
 
 
 def derivative(

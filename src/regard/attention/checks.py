@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from operator import index
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -155,7 +155,10 @@ def check_probability(name: str, value: float) -> None:
 def scale_of(query: Tensor, scale: float | None) -> float:
     """Check the factor on the dot products; None stands for hd ** -0.5."""
     if scale is None:
-        return query.shape[-1] ** -0.5
+        channels: Any = query.shape[-1]
+        if isinstance(channels, Tensor):  # so has torch.jit.trace it, whose powers of integers are float32
+            channels = channels.double()
+        return cast("float", channels**-0.5)
     if isinstance(scale, bool) or not isinstance(scale, (int, float)):
         raise TypeError(
             f"scale must be a number, got {type(scale).__name__}; multiply the query by a learned one, with scale=1.0"

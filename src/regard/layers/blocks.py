@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -38,6 +39,9 @@ class Blocks(nn.Sequential):
 
 
 def _recomputed(block: nn.Module, x: Tensor) -> Tensor:
+    if torch.compiler.is_compiling():  # compiled code counts a batch once by itself
+        return checkpoint(block, x, use_reentrant=False)
+
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _statistics_kept(block)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from regard.errors import DataError, UnsupportedError
+from regard.errors import DataError, OptionError, UnsupportedError
 from regard.extras import require
 from regard.training.folders import SIDES, Sides, find_test_images, name_below, open_folder, read_sides, restore_sides
 from regard.training.folders import check_classes as check_classes
@@ -178,16 +178,21 @@ def open_source(
         DataError: the folder does not exist, cannot be read, has fewer than two classes, has a class without training
             or validation images, or lacks files of `split`; or timm cannot open the dataset.
         MissingDependencyError: a package that reads the dataset is not installed.
+        OptionError: `num_classes` is given for another source.
 
     Example:
         >>> source = open_source("digits")
         >>> len(source.classes), len(source.train), len(source.val), len(source.test)
         (10, 1257, 180, 360)
     """
-    if str(name) == DIGITS:
-        return _digits()
     if has_prefix(name):
         return Source(*open_named(str(name), train_split, val_split, root, num_classes))
+    if num_classes is not None:
+        raise OptionError(
+            f"num_classes is for datasets of timm that do not name their classes, not for {str(name)!r}; leave it out"
+        )
+    if str(name) == DIGITS:
+        return _digits()
     if has_tars(name):
         return Source(*open_tars(name, split_seed))
     folder, folders = open_folder(name)

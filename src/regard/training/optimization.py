@@ -78,7 +78,7 @@ def make_schedule(config: TrainConfig, optimizer: torch.optim.Optimizer, updates
     warmup = round(config.warmup * updates)
     return require("timm.scheduler", EXTRA).CosineLRScheduler(
         optimizer,
-        t_initial=max(config.epochs * updates - warmup, 1),
+        t_initial=max(config.epochs * updates - warmup, 2),  # timm warns of a cosine of one update
         lr_min=config.last_lr,
         warmup_t=warmup,
         warmup_lr_init=config.lr / 100,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from regard.attention._autocast import autocasting
 from regard.attention._backend import Backend, choose_backend
 from regard.attention._override import overridable
 from regard.attention.additive import reference
@@ -12,6 +13,7 @@ from regard.attention.additive.op import OPERATOR
 
 
 @overridable
+@autocasting
 def additive_attention(
     query: Tensor,
     key: Tensor,
@@ -47,7 +49,7 @@ def additive_attention(
 
     Raises:
         ShapeError: sizes that do not fit together.
-        TypeError: integer tensors, mixed dtypes or devices.
+        TypeError: integer tensors, mixed devices, or mixed dtypes outside of autocast.
         UnsupportedError: `backend="fused"` and no fused kernel supports the call.
 
     Cost:
@@ -74,6 +76,7 @@ def additive_attention(
     return reference.additive_attention(*arguments)
 
 
+@autocasting
 def additive_weights(
     query: Tensor,
     key: Tensor,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from regard.attention._autocast import autocasting
 from regard.attention._backend import Backend, choose_backend
 from regard.attention._override import overridable
 from regard.attention._pooling import TokenNorm
@@ -13,6 +14,7 @@ from regard.attention.efficient_additive.op import OPERATOR
 
 
 @overridable
+@autocasting
 def efficient_additive_attention(
     query: Tensor,
     key: Tensor,
@@ -50,7 +52,7 @@ def efficient_additive_attention(
     Raises:
         ShapeError: sizes that do not fit together.
         OptionError: an unknown `token_norm`.
-        TypeError: integer tensors, mixed dtypes or devices.
+        TypeError: integer tensors, mixed devices, or mixed dtypes outside of autocast.
         UnsupportedError: `backend="fused"` and no fused kernel supports the call.
 
     Cost:
@@ -78,6 +80,7 @@ def efficient_additive_attention(
     return reference.efficient_additive_attention(*arguments)
 
 
+@autocasting
 def efficient_additive_weights(
     query: Tensor, weight: Tensor, *, token_norm: TokenNorm = "l2", scale: float | None = None
 ) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from regard.attention._autocast import autocasting
 from regard.attention._backend import Backend, choose_backend
 from regard.attention._override import overridable
 from regard.attention.grid import at_least, crop_grid, positions_on
@@ -17,6 +18,7 @@ from regard.attention.neighborhood.op import OPERATOR
 
 
 @overridable
+@autocasting
 def neighborhood_attention(
     query: Tensor,
     key: Tensor,
@@ -63,7 +65,7 @@ def neighborhood_attention(
 
     Raises:
         ShapeError: sizes that do not fit together, or a grid smaller than the window.
-        TypeError: integer tensors, mixed dtypes or devices.
+        TypeError: integer tensors, mixed devices, or mixed dtypes outside of autocast.
         UnsupportedError: `backend="fused"` and no fused kernel supports the call.
 
     Cost:
@@ -107,6 +109,7 @@ def neighborhood_attention(
     return crop_grid(out, query.shape[1:-2]) if small_grid == "pad" else out
 
 
+@autocasting
 def neighborhood_weights(
     query: Tensor,
     key: Tensor,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from regard.attention._autocast import autocasting
 from regard.attention._backend import Backend, choose_backend
 from regard.attention._override import overridable
 from regard.attention.separable import reference
@@ -14,6 +15,7 @@ from regard.attention.separable.op import OPERATOR
 
 
 @overridable
+@autocasting
 def separable_attention(
     query: Tensor,
     key: Tensor,
@@ -47,7 +49,7 @@ def separable_attention(
 
     Raises:
         ShapeError: sizes that do not fit together, or a grid that patch_size does not divide.
-        TypeError: integer tensors, mixed dtypes or devices.
+        TypeError: integer tensors, mixed devices, or mixed dtypes outside of autocast.
         UnsupportedError: `backend="fused"` and no fused kernel supports the call.
 
     Cost:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from regard.attention._autocast import autocasting
 from regard.attention._backend import Backend, choose_backend
 from regard.attention._override import overridable
 from regard.attention.softmax import reference, sdpa
@@ -11,6 +12,7 @@ from regard.attention.softmax.arguments import prepare
 
 
 @overridable
+@autocasting
 def softmax_attention(
     query: Tensor,
     key: Tensor,
@@ -49,7 +51,7 @@ def softmax_attention(
 
     Raises:
         ShapeError: sizes that do not fit together.
-        TypeError: integer tensors, mixed dtypes or devices.
+        TypeError: integer tensors, mixed devices, or mixed dtypes outside of autocast.
         UnsupportedError: `backend="fused"` with relative vectors.
 
     Cost:
@@ -86,6 +88,7 @@ def softmax_attention(
     return reference.softmax_attention(*arguments)
 
 
+@autocasting
 def softmax_weights(
     query: Tensor,
     key: Tensor,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from regard.attention._autocast import autocasting
 from regard.attention._backend import Backend, choose_backend
 from regard.attention._override import overridable
 from regard.attention.talking_heads import reference
@@ -12,6 +13,7 @@ from regard.attention.talking_heads.op import OPERATOR
 
 
 @overridable
+@autocasting
 def talking_heads_attention(
     query: Tensor,
     key: Tensor,
@@ -51,7 +53,7 @@ def talking_heads_attention(
 
     Raises:
         ShapeError: sizes that do not fit together.
-        TypeError: integer tensors, mixed dtypes or devices.
+        TypeError: integer tensors, mixed devices, or mixed dtypes outside of autocast.
         UnsupportedError: `backend="fused"` and no fused kernel supports the call.
 
     Cost:
@@ -89,6 +91,7 @@ def talking_heads_attention(
     return reference.talking_heads_attention(*arguments)
 
 
+@autocasting
 def talking_heads_weights(
     query: Tensor,
     key: Tensor,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from regard.attention import checks
+from regard.attention._autocast import autocasting
 from regard.attention._backend import Backend, choose_backend
 from regard.attention._override import overridable
 from regard.attention.grid import crop_grid, positions_on, whole_windows
@@ -18,6 +19,7 @@ from regard.attention.window.op import OPERATOR
 
 
 @overridable
+@autocasting
 def window_attention(
     query: Tensor,
     key: Tensor,
@@ -58,7 +60,7 @@ def window_attention(
 
     Raises:
         ShapeError: sizes that do not fit together, or a grid smaller than the window.
-        TypeError: integer tensors, mixed dtypes or devices.
+        TypeError: integer tensors, mixed devices, or mixed dtypes outside of autocast.
         UnsupportedError: `backend="fused"` and no fused kernel supports the call.
 
     Cost:
@@ -97,6 +99,7 @@ def window_attention(
     return crop_grid(out, query.shape[1:-2])
 
 
+@autocasting
 def window_weights(
     query: Tensor,
     key: Tensor,
