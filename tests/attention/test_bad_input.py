@@ -40,9 +40,10 @@ class TestBadInput:
                 self.call(mechanism, sample, **changed)
 
     def test_mixed_dtypes(self, mechanism, sample):
-        for changed in self.each(sample, torch.Tensor.double):
-            with pytest.raises(TypeError, match="same dtype"):
-                self.call(mechanism, sample, **changed)
+        for device in ("cpu", "meta"):  # the second has no autocast
+            for changed in self.each(sample, lambda tensor, device=device: tensor.double().to(device)):
+                with pytest.raises(TypeError, match="same dtype"):
+                    self.call(mechanism, sample, **changed)
 
     def test_mixed_devices(self, mechanism, sample):
         for changed in self.each(sample, lambda tensor: tensor.to("meta")):

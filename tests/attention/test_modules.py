@@ -1,5 +1,7 @@
 """One contract for the modules of all mechanisms, with the sizes that the registry holds."""
 
+import inspect
+
 import pytest
 import torch
 
@@ -75,9 +77,7 @@ class TestModules:
         ((arguments, options),) = calls
         prepared, _ = mechanism.prepare(*arguments, **{k: v for k, v in options.items() if k != "backend"})
         given = prepared._asdict()
-        wanted = mechanism.weights.__code__.co_varnames[
-            : mechanism.weights.__code__.co_argcount + mechanism.weights.__code__.co_kwonlyargcount
-        ]
+        wanted = inspect.signature(mechanism.weights).parameters
         expected = mechanism.weights(**{name: given[name] for name in wanted if name in given})
         got = layer.attention_weights(x)
         for one, other in zip(*((w if isinstance(w, tuple) else (w,)) for w in (got, expected)), strict=True):

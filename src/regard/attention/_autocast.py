@@ -9,6 +9,8 @@ from typing import Any, ParamSpec, TypeGuard, TypeVar
 import torch
 from torch import Tensor
 
+from regard.attention.checks import autocasts
+
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
@@ -39,10 +41,10 @@ def autocasting(function: Callable[Arguments, Result]) -> Callable[Arguments, Re
 
 def cast(values: Sequence[object]) -> tuple[Any, ...]:
     """Bring floating-point tensors, but float64, to autocast's dtype where it is enabled for the first one's device."""
-    device = next(value.device.type for value in values if isinstance(value, Tensor))
-    if not torch.is_autocast_enabled(device):
+    first = next(value for value in values if isinstance(value, Tensor))
+    if not autocasts(first):
         return tuple(values)
-    dtype = torch.get_autocast_dtype(device)
+    dtype = torch.get_autocast_dtype(first.device.type)
     return tuple(value.to(dtype) if _follows(value) else value for value in values)
 
 

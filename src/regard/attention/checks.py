@@ -87,6 +87,12 @@ def check_query_key(query: Tensor, key: Tensor) -> None:
     check_shape("key", key, expected, "must equal query's shape but for its grid")
 
 
+def autocasts(tensor: Tensor) -> bool:
+    """Return whether autocast is enabled where a tensor is; PyTorch itself raises an error for devices without it."""
+    device = tensor.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
 def check_input(x: Tensor, ranks: Sequence[int], layout: str, weight: Tensor) -> None:
     """Check a module's input `[B, *grid, C]` against the weight `[out, C]` of its first projection."""
     if not isinstance(x, Tensor):
@@ -96,7 +102,7 @@ def check_input(x: Tensor, ranks: Sequence[int], layout: str, weight: Tensor) ->
         raise ShapeError(f"x must have {weight.shape[-1]} channels on its last axis, {layout}, got {shape(x)}")
     if x.device != weight.device:
         raise TypeError(f"x must be on the module's device {weight.device}, got {x.device}; move one with .to()")
-    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+    if x.dtype != weight.dtype and not autocasts(x):
         raise TypeError(f"x must have the module's dtype {weight.dtype}, got {x.dtype}; convert one with .to()")
 
 

@@ -6,10 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Generic
 
-import torch
 from torch import Tensor, nn
 
-from regard.attention.checks import shape
+from regard.attention.checks import autocasts, shape
 from regard.checkpoint import Naming
 from regard.errors import OptionError, ShapeError
 from regard.layers import Blocks, interpolate_bias
@@ -274,7 +273,7 @@ class Backbone(nn.Module, Generic[ConfigT]):
         like = next(self.parameters(), x)
         if x.device != like.device:
             raise TypeError(f"images must be on the model's device {like.device}, got {x.device}; move one with .to()")
-        if x.dtype != like.dtype and not torch.is_autocast_enabled(x.device.type):
+        if x.dtype != like.dtype and not autocasts(x):
             raise TypeError(
                 f"images must have the model's dtype {like.dtype}, got {x.dtype}; convert one with .to(), or call the "
                 "model under torch.autocast"

@@ -57,7 +57,7 @@ def qk(
 ) -> Tensor:
     """Multiply every query with its neighbors: `[B, nh, *grid, hd]` twice to `[B, nh, *grid, K]`."""
     _check_tensors(query=query, key=key, rpb=rpb)
-    if not torch.is_autocast_enabled(query.device.type):
+    if not checks.autocasts(query):
         checks.check_tensors({"query": query, "key": key})
     checks.check_grid_tensor("query", query, (rank + 3,), f"[B, nh, {rank} grid axes, hd]")
     checks.check_shape("key", key, query.shape, "must equal query's shape")
