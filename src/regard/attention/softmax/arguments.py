@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
 from regard.attention import checks
@@ -40,8 +39,7 @@ def prepare(
     reasons = [
         f"{name} is given, and the fused kernels take none" for name, table in relative.items() if table is not None
     ]
-    if not torch.compiler.is_compiling():
-        reasons += forward_mode_reasons()
+    reasons += forward_mode_reasons()
     scale = checks.scale_of(query, scale)
     return Arguments(query, key, value, bias, relative_key, relative_value, scale, dropout_p), reasons
 
