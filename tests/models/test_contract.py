@@ -65,16 +65,22 @@ def test_wrapped_models_are_saved_and_loaded(name, wrap, tmp_path):
     assert all(torch.equal(tensor, other.state_dict()[key]) for key, tensor in model.state_dict().items())
 
 
+def trained(model, x, **compiling):
+    """Return the gradients and the state after a training step; keyword arguments are those of `torch.compile`."""
+    call = torch.compile(model, **compiling) if compiling else model
+    call(x).square().sum().backward()
+    return {key: parameter.grad for key, parameter in model.named_parameters()} | model.state_dict()
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_grad_checkpointing(name):
-    gradients = []
+    steps = []
     for enable in (False, True):
         model = small(name, drop_path_rate=0.5).train()
         model.set_grad_checkpointing(enable)
         torch.manual_seed(2)
-        model(images(16, 16)).square().sum().backward()
-        gradients.append({key: parameter.grad for key, parameter in model.named_parameters()} | model.state_dict())
-    plain, recomputed = gradients
+        steps.append(trained(model, images(16, 16)))
+    plain, recomputed = steps
     for key, tensor in plain.items():
         assert torch.equal(tensor, recomputed[key]), key
 
@@ -94,15 +100,10 @@ def test_compile(name):
 @pytest.mark.parametrize("name", SMALL)
 def test_grad_checkpointing_compiled(name):
     torch.compiler.reset()
-    gradients = []
-    for compiles in (False, True):
-        model = small(name).train()
-        model.set_grad_checkpointing(compiles)
-        call = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=False) if compiles else model
-        call(images(16, 16)).square().sum().backward()
-        gradients.append({key: parameter.grad for key, parameter in model.named_parameters()} | model.state_dict())
-    plain, recomputed = gradients
-    for key, tensor in plain.items():
+    x, model, plain = images(16, 16).double(), small(name).double().train(), small(name).double().train()
+    model.set_grad_checkpointing(True)
+    recomputed = trained(model, x, fullgraph=True, backend="aot_eager", dynamic=False)
+    for key, tensor in trained(plain, x).items():
         torch.testing.assert_close(recomputed[key], tensor, msg=key)
 
 
